@@ -6,6 +6,7 @@ package throttle
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 )
 
@@ -31,6 +32,41 @@ const (
 	LevelHard               // 900801
 )
 
+// String names the level as metrics, logs and the admin API show it; "none" for a request that passed.
+func (l Level) String() string {
+	switch l {
+	case LevelNone:
+		return "none"
+	case LevelAPI:
+		return "api"
+	case LevelResource:
+		return "resource"
+	case LevelSubscription:
+		return "subscription"
+	case LevelBurst:
+		return "burst"
+	case LevelApplication:
+		return "application"
+	case LevelCustom:
+		return "custom"
+	case LevelHard:
+		return "hard_limit"
+	}
+	return "unknown"
+}
+
+// Levels lists every level in the order in which they are checked, LevelNone first.
+func Levels() []Level {
+	return []Level{LevelNone, LevelAPI, LevelResource, LevelSubscription, LevelBurst, LevelApplication, LevelCustom, LevelHard}
+}
+
+// ErrBatchRejected is returned by a Sender when the traffic manager will never take this batch, whoever sends it: it is
+// dropped and counted, not sent again.
+var ErrBatchRejected = errors.New("the traffic manager rejected the batch")
+
+// SuperTenant is the tenant of whatever names no other.
+const SuperTenant = "carbon.super"
+
 // Decision is what the traffic manager says of one throttle key (events.md 4.1).
 type Decision struct {
 	Key       string
@@ -40,6 +76,8 @@ type Decision struct {
 	// Conditions is the decoded evaluatedConditions: a JSON array of condition groups, nil when there are none.
 	Conditions []byte
 	Origin     Origin
+	// Inert says why the decision, or a condition group of it, is not enforced; "" when all of it is. Set by throttle/remote.
+	Inert string
 }
 
 // DenyKind is the kind of a deny policy (blocking condition on the wire).
@@ -68,6 +106,8 @@ type DenyCondition struct {
 	From, To netip.Addr
 	Invert   bool
 	Origin   Origin
+	// Inert says why the condition is kept but not enforced, "" when it is enforced. Set by throttle/deny.
+	Inert string
 }
 
 // KeyTemplate is the key template of a custom policy, "$userId:$apiContext" (events.md 6.5).
@@ -75,6 +115,8 @@ type KeyTemplate struct {
 	Template  string
 	UpdatedAt int64 // ms
 	Origin    Origin
+	// Inert says why the template can never match, "" when it can. Set by throttle/keytemplate.
+	Inert string
 }
 
 // PolicyKind is what a policy limits.
@@ -142,6 +184,23 @@ type Attributes interface {
 	Claim(name string) string
 }
 
+// AttributeVisitor is given one name and value at a time.
+type AttributeVisitor interface {
+	VisitAttribute(name, value string)
+}
+
+// AttributeSource is implemented by Attributes that can also list themselves: the traffic manager evaluates header, query
+// and claim conditions too, and sees only what is published. Attributes without it publish none. A name with several
+// values is visited once per value. Visitors are interfaces and not functions so that no closure is allocated per request.
+type AttributeSource interface {
+	VisitHeaders(v AttributeVisitor)
+	VisitQuery(v AttributeVisitor)
+	VisitClaims(v AttributeVisitor)
+}
+
+// Property is a custom property of a request, set by an extension: "$customProperty.<name>" in key templates.
+type Property struct{ Name, Value string }
+
 // Request is what one request is counted under. The proxy fills it once per request and reuses it; texts that do not
 // change per request are shared. The zero value is a request of nobody to nothing.
 type Request struct {
@@ -171,6 +230,8 @@ type Request struct {
 
 	ClientIP   netip.Addr
 	Attributes Attributes
+	// Properties are custom properties; the last of a name counts.
+	Properties []Property
 	// MessageSize is the size of the request body in bytes, -1 when not known.
 	MessageSize int64
 }
