@@ -25,7 +25,7 @@ type Message struct {
 	Body      []byte
 }
 
-// Event is one decoded event: *Notification variants and the kinds below. The set is closed.
+// Event is one decoded event: a value of one of the kinds below, never a pointer. The set is closed.
 type Event interface{ isEvent() }
 
 // Base is what every event carries.
@@ -218,6 +218,20 @@ type (
 		APIVersion string
 		Keys       []string // tokens or users
 	}
+	// WebhookChanged is asyncWebhooksData (5e), 4.0 and later. A throttled subscribe only marks the application and API.
+	WebhookChanged struct {
+		Base
+		Remove                         bool
+		APIUUID, APIName               string
+		APIContext, APIVersion         string
+		ApplicationUUID                string
+		Callback, Topic                string
+		Secret                         string
+		ExpiresAt                      int64 // ms
+		Subscriber                     string
+		ApplicationTier, Tier, APITier string
+		Throttled                      bool
+	}
 )
 
 // RevocationKind says what a Revoked event names.
@@ -247,3 +261,4 @@ func (DenyChanged) isEvent()         {}
 func (Revoked) isEvent()             {}
 func (KeyManagerChanged) isEvent()   {}
 func (CacheInvalidation) isEvent()   {}
+func (WebhookChanged) isEvent()      {}
