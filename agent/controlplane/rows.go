@@ -133,6 +133,8 @@ type Artifact struct {
 	// File is the name of the project inside the zip; Project the zip itself.
 	File    string
 	Project []byte
+	// APIUUID and RevisionUUID are what the name of the file says; empty when it is of another form.
+	APIUUID, RevisionUUID string
 	// Environments and vhosts it is deployed to, as deployments.json says.
 	Deployments  []Deployment
 	Organization string
