@@ -41,10 +41,12 @@ type API struct {
 	KeyManagers []string
 	// SecurityOptional lets requests without a credential pass.
 	SecurityOptional bool
-	CORS             *CORS
-	Production       *Endpoint
-	Sandbox          *Endpoint
-	Operations       []Operation
+	// SkipSubscriptions lets callers in who have not subscribed to this API.
+	SkipSubscriptions bool
+	CORS              *CORS
+	Production        *Endpoint
+	Sandbox           *Endpoint
+	Operations        []Operation
 	// MaxBodyBytes caps the request body; 0 means the listener's cap.
 	MaxBodyBytes int64
 	Origin       Origin

@@ -1,0 +1,66 @@
+// Package pipeline is the path of one request through the gateway, without any HTTP engine: the Exchange that carries its
+// state, the Stages that decide on it, the Refusal that ends it, and the Trace that says afterwards why.
+//
+// A chain of stages is built once per route, when a definition arrives. A request runs it by Run, which allocates
+// nothing: the engine keeps Exchanges in a pool.
+package pipeline
+
+import (
+	"context"
+
+	"gatehouse/proxy/definition"
+	"gatehouse/subscription"
+)
+
+// Header is what stages see of the request's header. Names are in canonical form ("X-Request-Id"), as every engine
+// keeps them. Returned slices belong to the engine and must not be changed.
+type Header interface {
+	// Values returns the lines of a field, nil when it is absent.
+	Values(name string) []string
+	// Del removes all lines of a field.
+	Del(name string)
+}
+
+// Stage is one step of the pipeline. A stage is shared by all requests of a route and holds nothing of a single one.
+type Stage interface {
+	// Run decides on the exchange: nil lets it pass. A refusal is the one that the exchange owns (Exchange.Refuse).
+	// A stage notes what it found in the exchange, so that the trace can show it.
+	Run(x *Exchange) *Refusal
+}
+
+// Fetcher gets rows that memory lacks from where they are kept. It waits for others that ask for the same row, and
+// remembers what was not found, so that a flood of unknown keys does not become a flood of calls.
+type Fetcher interface {
+	// Fetch asks for what is missing. found says whether something new was learnt; err is not nil when the question
+	// could not be put, which is another thing than the answer no.
+	Fetch(ctx context.Context, consumerKey, keyManager string, api subscription.APIRef, missing subscription.Reason) (found bool, err error)
+}
+
+// Route is a compiled resource of an API: what the stages need to know of it, and the chain that they form.
+// A Route is immutable; exchanges and traces point to it.
+type Route struct {
+	API       *definition.API
+	Operation *definition.Operation
+	// Ref names the API to the subscription store.
+	Ref subscription.APIRef
+	// Tenant owns the API: as deployed, or by the context ("/t/example.org/…"), else carbon.super.
+	Tenant string
+	// AuthHeader is the canonical name of the field that carries the credential.
+	AuthHeader string
+	// Secured is false where no credential is asked for.
+	Secured bool
+	// Production and Sandbox say which endpoints there are.
+	Production, Sandbox bool
+	// Stages are run in order.
+	Stages []Stage
+}
+
+// Run runs the chain of the exchange's route and returns the refusal that ended it, or nil.
+func Run(x *Exchange) *Refusal {
+	for _, s := range x.Route.Stages {
+		if r := s.Run(x); r != nil {
+			return r
+		}
+	}
+	return nil
+}

@@ -1,0 +1,249 @@
+// Package stage holds the steps of the pipeline: thin adapters that ask the domains (who is calling, what was bought, how
+// much is left) and turn their answers into refusals. Each domain is seen through an interface of at most three methods.
+package stage
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"gatehouse/keymanager"
+	"gatehouse/proxy/fault"
+	"gatehouse/proxy/pipeline"
+	"gatehouse/subscription"
+	"gatehouse/throttle"
+)
+
+// Authenticator verifies credentials. Errors are *keymanager.Refusal. cached says that the token was known as good.
+type Authenticator interface {
+	Authenticate(ctx context.Context, c keymanager.Credential) (token *keymanager.Token, cached bool, err error)
+}
+
+// Subscriptions looks up what a consumer key has bought.
+type Subscriptions interface {
+	Resolve(consumerKey, keyManager string, api subscription.APIRef) subscription.Facts
+}
+
+// Denier looks up deny policies: those that need no identity, then those that do.
+type Denier interface {
+	DenyAnonymous(r *throttle.Request) *throttle.DenyCondition
+	DenyIdentified(r *throttle.Request) *throttle.DenyCondition
+}
+
+// Throttler checks a request against its limits and counts it. Publish tells the traffic manager of an admitted request
+// and never waits. now is in milliseconds since the epoch.
+type Throttler interface {
+	Check(r *throttle.Request, now int64) throttle.Verdict
+	Publish(r *throttle.Request, now int64)
+}
+
+// Domains is what the stages ask. Nil members leave their steps out, which only tests and a gateway without the domain
+// want.
+type Domains struct {
+	Authenticator Authenticator
+	Subscriptions Subscriptions
+	Denier        Denier
+	Throttler     Throttler
+	Fetcher       pipeline.Fetcher
+	// MissTimeout bounds how long a request waits for a row that memory lacks; 0 means 2 s.
+	MissTimeout time.Duration
+	// SkipSubscriptions turns subscription validation off for every API.
+	SkipSubscriptions bool
+	// KeepCredential sends the credential on to the backend (enable_outbound_auth_header).
+	KeepCredential bool
+	// ExpiredCode is what an expired token is refused with: 900901 as Microgateway, 900903 as the API Manager. 0 means
+	// 900901.
+	ExpiredCode int
+
+	texts decimals
+}
+
+// Chain returns the stages of a route, in the order of contract gateway-behaviour.md 1.
+func (d *Domains) Chain(r *pipeline.Route) []pipeline.Stage {
+	chain := []pipeline.Stage{lifecycle{}}
+	if d.Denier != nil {
+		chain = append(chain, denyAnonymous{d.Denier})
+	}
+	if r.Secured && d.Authenticator != nil {
+		chain = append(chain, &authenticate{d})
+		if d.Subscriptions != nil {
+			wait := d.MissTimeout
+			if wait <= 0 {
+				wait = 2 * time.Second
+			}
+			chain = append(chain, &subscribe{d: d, wait: wait, skip: d.SkipSubscriptions || r.API.SkipSubscriptions})
+		}
+	} else {
+		chain = append(chain, open{})
+	}
+	chain = append(chain, endpoint{})
+	if r.Secured && len(r.Operation.Scopes) > 0 {
+		chain = append(chain, &scopes{r.Operation.Scopes})
+	}
+	if d.Denier != nil {
+		chain = append(chain, denyIdentified{d.Denier})
+	}
+	if d.Throttler != nil {
+		chain = append(chain, limit{d.Throttler})
+	}
+	return chain
+}
+
+// unauthenticated is the business plan under which callers without identity are counted.
+const unauthenticated = "Unauthenticated"
+
+// lifecycle refuses an API that its publisher has blocked.
+type lifecycle struct{}
+
+func (lifecycle) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	if strings.EqualFold(x.Route.API.Lifecycle, "BLOCKED") {
+		return x.Refuse(pipeline.StepLifecycle, fault.Of(fault.APIBlocked), "the API's life cycle state is BLOCKED")
+	}
+	x.Note(pipeline.StepLifecycle, pipeline.OK)
+	return nil
+}
+
+// open lets requests to unsecured resources pass: their credential is neither checked nor removed.
+type open struct{}
+
+func (open) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	x.Note(pipeline.StepAuthenticate, pipeline.Skipped)
+	anonymous(x)
+	return nil
+}
+
+// anonymous counts a request under the caller's address.
+func anonymous(x *pipeline.Exchange) {
+	x.Throttle.SubscriptionTier = unauthenticated
+}
+
+// denyAnonymous applies the deny policies that need no identity: API, IP and IP range.
+type denyAnonymous struct{ d Denier }
+
+func (s denyAnonymous) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	return deny(x, pipeline.StepDeny, s.d.DenyAnonymous(&x.Throttle))
+}
+
+// denyIdentified applies those that need one: user, application and subscription.
+type denyIdentified struct{ d Denier }
+
+func (s denyIdentified) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	if !x.Throttle.Authenticated {
+		x.Note(pipeline.StepDenyIdentity, pipeline.Skipped)
+		return nil
+	}
+	return deny(x, pipeline.StepDenyIdentity, s.d.DenyIdentified(&x.Throttle))
+}
+
+func deny(x *pipeline.Exchange, step pipeline.Step, c *throttle.DenyCondition) *pipeline.Refusal {
+	if c == nil {
+		x.Note(step, pipeline.OK)
+		return nil
+	}
+	x.Deny = c
+	return x.Refuse(step, fault.Of(fault.Blocked), "a deny policy of kind "+string(c.Kind)+" is in force")
+}
+
+// endpoint chooses the backend by the key's type.
+type endpoint struct{}
+
+func (endpoint) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	r := x.Route
+	if !x.Throttle.Authenticated && !r.Production && r.Sandbox {
+		x.KeyType, x.Throttle.KeyType = subscription.Sandbox, string(subscription.Sandbox)
+	}
+	if x.KeyType == subscription.Sandbox && !r.Sandbox {
+		return x.Refuse(pipeline.StepEndpoint, wrongKey("Sandbox key offered to the API with no sandbox endpoint"), "the API has no sandbox endpoint")
+	}
+	if x.KeyType != subscription.Sandbox && !r.Production {
+		return x.Refuse(pipeline.StepEndpoint, wrongKey("Production key offered to the API with no production endpoint"), "the API has no production endpoint")
+	}
+	x.Note(pipeline.StepEndpoint, pipeline.OK)
+	return nil
+}
+
+func wrongKey(description string) pipeline.Refusal {
+	f := fault.Of(fault.InvalidCredentials)
+	f.Description = description
+	f.Challenge = `error="invalid_token", error_description="the key type has no endpoint"`
+	return f
+}
+
+// scopes wants any one of the resource's scopes.
+type scopes struct{ any []string }
+
+func (s *scopes) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	if x.Token == nil { // security is optional and no credential came
+		x.Note(pipeline.StepScopes, pipeline.Skipped)
+		return nil
+	}
+	for _, have := range x.Token.Scopes {
+		for _, want := range s.any {
+			if have == want {
+				x.Note(pipeline.StepScopes, pipeline.OK)
+				return nil
+			}
+		}
+	}
+	f := fault.Of(fault.ScopeMissing)
+	list := strings.Join(s.any, " ")
+	f.Description = f.Message + ". One of these scopes is needed: " + list
+	f.Challenge = `error="insufficient_scope", scope="` + fault.Quote(list) + `"`
+	return x.Refuse(pipeline.StepScopes, f, "the token has none of the scopes "+list)
+}
+
+// limit asks the throttle, and publishes what was admitted.
+type limit struct{ t Throttler }
+
+var levelCodes = [...]int{
+	throttle.LevelAPI:          fault.LimitAPI,
+	throttle.LevelResource:     fault.LimitResource,
+	throttle.LevelSubscription: fault.LimitSubscription,
+	throttle.LevelBurst:        fault.LimitBurst,
+	throttle.LevelApplication:  fault.LimitApplication,
+	throttle.LevelCustom:       fault.LimitCustom,
+	throttle.LevelHard:         fault.LimitHard,
+}
+
+func (s limit) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	v := s.t.Check(&x.Throttle, x.Now)
+	x.Verdict = v
+	if v.Level == throttle.LevelNone {
+		x.Note(pipeline.StepThrottle, pipeline.OK)
+		s.t.Publish(&x.Throttle, x.Now)
+		return nil
+	}
+	code := fault.LimitCustom
+	if int(v.Level) < len(levelCodes) {
+		code = levelCodes[v.Level]
+	}
+	f := fault.Of(code)
+	if wait := v.RetryAt - x.Now; wait > 0 {
+		f.RetryAfter = (wait + 999) / 1000
+	}
+	return x.Refuse(pipeline.StepThrottle, f, "the limit of level "+pipeline.LevelName(v.Level)+" is used up")
+}
+
+// decimals keeps the text of numbers that come again and again, so that a request needs not make it. It is a
+// direct-mapped cache: bounded, without locks, and a collision costs one allocation.
+type decimals struct {
+	slots [1024]atomic.Pointer[decimal]
+}
+
+type decimal struct {
+	n    int64
+	text string
+}
+
+// of returns n in decimal.
+func (d *decimals) of(n int64) string {
+	s := &d.slots[uint64(n)%uint64(len(d.slots))]
+	if e := s.Load(); e != nil && e.n == n {
+		return e.text
+	}
+	e := &decimal{n, strconv.FormatInt(n, 10)}
+	s.Store(e)
+	return e.text
+}

@@ -1,0 +1,146 @@
+package stage
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"gatehouse/keymanager"
+	"gatehouse/proxy/fault"
+	"gatehouse/proxy/pipeline"
+	"gatehouse/subscription"
+)
+
+// subscribe finds what the caller has bought: the application behind the consumer key, and its subscription to the API.
+type subscribe struct {
+	d    *Domains
+	wait time.Duration
+	skip bool
+}
+
+func (s *subscribe) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	t := x.Token
+	if t == nil { // security is optional and no credential came
+		x.Note(pipeline.StepSubscription, pipeline.Skipped)
+		return nil
+	}
+	if t.Application != nil && t.Subscribed != nil {
+		return s.selfContained(x, t)
+	}
+	skip := s.skip || t.SkipSubscriptions
+	facts := s.d.Subscriptions.Resolve(t.ConsumerKey, t.KeyManager, x.Route.Ref)
+	v := subscription.Validate(facts)
+	var fetchErr error
+	if missing(v.Reason) && s.d.Fetcher != nil && !skip && t.ConsumerKey != "" {
+		// Each answer may lead to the next row that is missing: mapping, application, API, subscription.
+		ctx, cancel := context.WithTimeout(x.Context, s.wait)
+		for range 4 {
+			found, err := s.d.Fetcher.Fetch(ctx, t.ConsumerKey, t.KeyManager, x.Route.Ref, v.Reason)
+			if err != nil {
+				fetchErr = err
+				break
+			}
+			if !found {
+				break
+			}
+			before := v.Reason
+			facts = s.d.Subscriptions.Resolve(t.ConsumerKey, t.KeyManager, x.Route.Ref)
+			v = subscription.Validate(facts)
+			if !missing(v.Reason) || v.Reason == before {
+				break
+			}
+		}
+		cancel()
+	}
+	x.Facts = facts
+	s.fill(x, t, v)
+	if v.Reason == subscription.Allowed {
+		x.Note(pipeline.StepSubscription, pipeline.OK)
+		return nil
+	}
+	if skip {
+		x.Note(pipeline.StepSubscription, pipeline.Skipped)
+		return nil
+	}
+	return s.refuse(x, v, fetchErr)
+}
+
+// missing says whether a reason is a row that was not found, which may be on its way.
+func missing(r subscription.Reason) bool {
+	switch r {
+	case subscription.UnknownAPI, subscription.UnknownKey, subscription.UnknownApplication, subscription.NoSubscription:
+		return true
+	}
+	return false
+}
+
+// fill notes under what the request is counted, as far as it is known.
+func (s *subscribe) fill(x *pipeline.Exchange, t *keymanager.Token, v subscription.Verdict) {
+	q := &x.Throttle
+	if v.KeyType != "" {
+		x.KeyType, q.KeyType = v.KeyType, string(v.KeyType)
+	}
+	if a := x.Facts.Application; a != nil {
+		q.AppID, q.AppName, q.AppOwner, q.AppTenant, q.AppTier = s.d.texts.of(a.ID), a.Name, a.Owner, a.Tenant, a.Policy
+	} else {
+		q.AppName = "anon:" + t.KeyManager
+	}
+	if b := x.Facts.Subscription; b != nil {
+		q.SubscriptionTier = b.Policy
+	}
+	if a := x.Facts.API; a != nil && q.APITier == "" {
+		q.APITier = a.Policy
+	}
+}
+
+// selfContained lets the token speak for itself: its own list of subscriptions decides, the rows are not asked.
+func (s *subscribe) selfContained(x *pipeline.Exchange, t *keymanager.Token) *pipeline.Refusal {
+	api := x.Route.API
+	q := &x.Throttle
+	a := t.Application
+	q.AppID, q.AppName, q.AppOwner, q.AppTier, q.AppTenant = s.d.texts.of(a.ID), a.Name, a.Owner, a.Tier, x.Route.Tenant
+	if a.KeyType == string(subscription.Sandbox) {
+		x.KeyType, q.KeyType = subscription.Sandbox, a.KeyType
+	}
+	for i := range t.Subscribed {
+		e := &t.Subscribed[i]
+		if e.Name == api.Name && e.Version == api.Version {
+			x.Embedded = e
+			q.SubscriptionTier = e.Tier
+			if e.SubscriberTenant != "" {
+				q.AppTenant = e.SubscriberTenant
+			}
+			x.Note(pipeline.StepSubscription, pipeline.OK)
+			return nil
+		}
+	}
+	if s.skip || t.SkipSubscriptions {
+		x.Note(pipeline.StepSubscription, pipeline.Skipped)
+		return nil
+	}
+	return x.Refuse(pipeline.StepSubscription, fault.Of(fault.Forbidden), "the token's own list of subscriptions does not name API "+api.Name+" "+api.Version)
+}
+
+func (s *subscribe) refuse(x *pipeline.Exchange, v subscription.Verdict, fetchErr error) *pipeline.Refusal {
+	code := fault.Forbidden
+	switch v.Reason {
+	case subscription.SubscriptionBlocked:
+		code = fault.SubscriptionBlocked
+	case subscription.SubscriptionInactive:
+		code = fault.SubscriptionInactive
+	}
+	f := fault.Of(code)
+	reason := v.Detail
+	switch v.Reason {
+	case subscription.UnknownAPI:
+		reason += ": " + x.Route.API.Context
+	case subscription.UnknownKey:
+		reason += ": consumer key " + strconv.Quote(x.Token.ConsumerKey) + " at key manager " + strconv.Quote(x.Token.KeyManager)
+	}
+	if fetchErr != nil {
+		f.RetryAfter = 1
+		f.Description = "Resource forbidden. The subscription is not known yet. Please try again"
+		reason = "not known yet: " + reason + ", and it could not be asked for: " + fetchErr.Error()
+	}
+	return x.Refuse(pipeline.StepSubscription, f, reason)
+}
