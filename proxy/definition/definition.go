@@ -49,7 +49,11 @@ type API struct {
 	Operations        []Operation
 	// MaxBodyBytes caps the request body; 0 means the listener's cap.
 	MaxBodyBytes int64
-	Origin       Origin
+	// RevisionNumber is the revisionId of api.yaml, which acknowledgements name; 0 when not known.
+	RevisionNumber int64
+	// Notes say what of the definition has no effect here, for logs and state.
+	Notes  []string
+	Origin Origin
 }
 
 // Operation is a resource: a path template and a method.
@@ -64,7 +68,24 @@ type Operation struct {
 	Scopes     []string
 	Production *Endpoint // overrides the API's
 	Sandbox    *Endpoint
+	// Security are the alternatives that let a request in: within one, every kind of credential is needed. Empty means
+	// an OAuth2 access token.
+	Security [][]Credential
+	// Unavailable, when not empty, says why no credential can satisfy Security in this release. Every request is
+	// refused with 401/900901 then.
+	Unavailable string
 }
+
+// Credential is a kind of credential that an operation asks for.
+type Credential string
+
+// Kinds of credential (rest.md 6.1, 6.3).
+const (
+	OAuth2    Credential = "oauth2"
+	Basic     Credential = "basic_auth"
+	APIKey    Credential = "api_key"
+	MutualTLS Credential = "mutualssl"
+)
 
 // EndpointKind is how the URLs of an endpoint are used.
 type EndpointKind string
