@@ -1,0 +1,285 @@
+package config
+
+import (
+	"bytes"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// maxFile bounds certificate and key files.
+const maxFile = 16 << 20
+
+// checkForm checks a string against the form that its key asks for.
+func checkForm(f *field, text string) *problem {
+	switch f.form {
+	case "listen":
+		return checkListen(text)
+	case "header":
+		if !isToken(text) && !(text == "*" && f.wso2) {
+			return &problem{"not a name that HTTP allows in a header", `write letters, digits and "-" only, such as ` + strings.Trim(f.example(), "[]")}
+		}
+	case "word":
+		if strings.TrimSpace(text) != text || text == "" {
+			return &problem{"empty, or with blanks around it", "write a name"}
+		}
+	case "host":
+		if text != "" && (strings.ContainsAny(text, ":/@ ") || !validHost(text)) {
+			return &problem{"not a host name", `write the name or address alone, such as "proxy.example.com"; the port has a key of its own`}
+		}
+	case "origin":
+		return checkOrigin(text)
+	case "urlpath":
+		if !strings.HasPrefix(text, "/") || strings.ContainsAny(text, "?# ") {
+			return &problem{"not a path of a URL", `write one that starts with a slash, such as "/internal/data/v1"`}
+		}
+	case "stream":
+		if text == "" || strings.ContainsAny(text, " .*>/\\\t\r\n") {
+			return &problem{"not a name that JetStream allows for a stream", `write letters, digits, "-" and "_" only, such as "GATEHOUSE"`}
+		}
+	case "broker":
+		return checkBroker(text)
+	case "receiver":
+		return checkReceiver(text)
+	}
+	if len(f.schemes) > 0 {
+		return checkURL(text, f.schemes)
+	}
+	return nil
+}
+
+func checkListen(text string) *problem {
+	if text == "" {
+		return nil // off
+	}
+	wrong := &problem{"not an address to listen on", `write host:port or :port, such as ":9090" or "127.0.0.1:9096"; port 0 takes a free one`}
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return wrong
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return wrong
+	}
+	if host != "" && !validHost(host) {
+		return wrong
+	}
+	return nil
+}
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?$`)
+
+func validHost(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return len(host) <= 253 && hostName.MatchString(host)
+}
+
+// isToken is the token of RFC 9110 5.6.2.
+func isToken(text string) bool {
+	for _, c := range []byte(text) {
+		if c > '~' || c <= ' ' || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	return text != ""
+}
+
+func checkOrigin(text string) *problem {
+	if text == "*" {
+		return nil
+	}
+	plain := strings.Replace(text, "://*.", "://", 1)
+	u, err := url.Parse(plain)
+	if err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil || strings.Contains(plain, "*") {
+		return &problem{"not an origin", `write scheme and host, such as "https://shop.example.com", "https://*.example.com" or "*"`}
+	}
+	return nil
+}
+
+func checkURL(text string, schemes []string) *problem {
+	if text == "" {
+		return nil
+	}
+	example := schemes[len(schemes)-1] + "://host.example.com"
+	u, err := url.Parse(text)
+	if err != nil {
+		return &problem{"not a URL", "write one such as " + quote(example)}
+	}
+	for _, scheme := range schemes {
+		if u.Scheme == scheme {
+			if u.Hostname() == "" || !validHost(u.Hostname()) || !validPort(u.Port(), u.Host) {
+				return &problem{"a URL without a valid host and port", "write one such as " + quote(example)}
+			}
+			return nil
+		}
+	}
+	return &problem{"not a URL that starts with " + strings.Join(schemes, ":// or ") + "://", "write one such as " + quote(example)}
+}
+
+func validPort(port, host string) bool {
+	if port == "" {
+		return !strings.HasSuffix(host, ":")
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
+}
+
+// brokerForms is what an operator is told when a broker URL is wrong.
+const brokerForms = `write "amqp://user:password@clientid/carbon?brokerlist='tcp://host:5672'", "amqp://user:password@host:5672/carbon" (amqps for TLS), ` +
+	`"tcp://host:5672" (ssl for TLS) or "nats://host:4222"`
+
+var brokerList = regexp.MustCompile(`(?i)brokerlist\s*=\s*'([^?'&]*)`)
+
+// checkBroker checks scheme and shape of a broker URL. Its whole grammar is the business of agent/eventsource/brokerurl,
+// whose errors the composition root reports at the same place (Source.Fault).
+func checkBroker(text string) *problem {
+	scheme, rest, found := strings.Cut(text, "://")
+	if !found {
+		return &problem{"not a broker URL", brokerForms}
+	}
+	switch scheme {
+	case "amqp", "amqps":
+		if list := brokerList.FindStringSubmatch(rest); list != nil {
+			return checkBrokerList(list[1])
+		}
+		if strings.Contains(strings.ToLower(rest), "brokerlist") {
+			return &problem{"a broker URL whose brokerlist has no quoted value", brokerForms}
+		}
+	case "tcp", "ssl", "nats", "tls":
+	default:
+		return &problem{"not a broker URL: its scheme is none of amqp, amqps, tcp, ssl, nats, tls", brokerForms}
+	}
+	authority := rest[strings.LastIndexByte(rest[:authorityEnd(rest)], '@')+1:]
+	authority = authority[:authorityEnd(authority)]
+	for part := range strings.SplitSeq(authority, ",") {
+		_, part, found := cutLast(part, "://")
+		if found {
+			part = part[strings.LastIndexByte(part, '@')+1:]
+		}
+		if !validHostPort(strings.TrimSpace(part)) {
+			return &problem{"a broker URL without a valid host and port", brokerForms}
+		}
+	}
+	return nil
+}
+
+// authorityEnd is where the authority of a URL ends; a user part may hold slashes.
+func authorityEnd(rest string) int {
+	from := max(strings.LastIndexByte(rest, '@'), 0)
+	if i := strings.IndexAny(rest[from:], "/?"); i >= 0 {
+		return from + i
+	}
+	return len(rest)
+}
+
+func cutLast(text, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(text, sep); i >= 0 {
+		return text[:i], text[i+len(sep):], true
+	}
+	return "", text, false
+}
+
+func checkBrokerList(list string) *problem {
+	any := false
+	for broker := range strings.SplitSeq(list, ";") {
+		broker = strings.TrimSpace(broker)
+		if broker == "" {
+			continue
+		}
+		any = true
+		if scheme, host, found := strings.Cut(broker, "://"); found {
+			if scheme != "tcp" && scheme != "ssl" {
+				return &problem{"a broker URL whose brokerlist names a transport other than tcp", brokerForms}
+			}
+			broker = host
+		}
+		if !validHostPort(broker) {
+			return &problem{"a broker URL whose brokerlist has no valid host and port", brokerForms}
+		}
+	}
+	if !any {
+		return &problem{"a broker URL whose brokerlist is empty", brokerForms}
+	}
+	return nil
+}
+
+func validHostPort(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		if strings.Contains(strings.Trim(text, "[]"), ":") && !strings.HasPrefix(text, "[") {
+			return false
+		}
+		return validHost(strings.Trim(text, "[]"))
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0 && validHost(host)
+}
+
+func checkReceiver(text string) *problem {
+	fix := `write "tcp://host:9611", "ssl://host:9711" or "nats://host:4222"`
+	if strings.ContainsAny(text, "{}|,") {
+		return &problem{"several receivers in one string", "write each as an element of the list, and each group as a [[apim.throttling.url_group]] of its own"}
+	}
+	scheme, host, found := strings.Cut(text, "://")
+	if !found || scheme != "tcp" && scheme != "ssl" && scheme != "nats" && scheme != "tls" {
+		return &problem{"not the URL of a traffic manager", fix}
+	}
+	host = host[strings.LastIndexByte(host, '@')+1:]
+	if !validHostPort(host) {
+		return &problem{"the URL of a traffic manager without a valid host and port", fix}
+	}
+	if _, _, err := net.SplitHostPort(host); err != nil && (scheme == "tcp" || scheme == "ssl") {
+		return &problem{"the URL of a traffic manager without a port", fix}
+	}
+	return nil
+}
+
+// checkPEM checks that a file holds what its key is for. Whether certificate and key belong together is a rule between
+// keys.
+func checkPEM(f *field, data []byte) *problem {
+	want, isKey := "CERTIFICATE", f.name == "key_file"
+	if isKey {
+		want = "PRIVATE KEY"
+	}
+	rest := data
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if isKey && strings.HasSuffix(block.Type, want) {
+			return nil
+		}
+		if !isKey && (block.Type == want || f.name == "certificate_file" && block.Type == "PUBLIC KEY") {
+			return nil
+		}
+	}
+	what := "a certificate"
+	if isKey {
+		what = "a private key"
+	}
+	if bytes.HasPrefix(data, []byte{0x30, 0x82}) || bytes.HasPrefix(data, []byte{0xfe, 0xed, 0xfe, 0xed}) {
+		return &problem{fmt.Sprintf("the file is binary (a Java key store, PKCS#12 or DER), where %s in PEM form belongs", what), "convert it, for example with: openssl pkcs12 -in store.p12 -nodes"}
+	}
+	return &problem{fmt.Sprintf("the file holds no %s in PEM form", strings.TrimPrefix(what, "a ")), "name a file with a -----BEGIN " + want + "----- block"}
+}
+
+func checkFolder(path string, mayMiss bool) *problem {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil && mayMiss && os.IsNotExist(err):
+		return nil
+	case err != nil:
+		return &problem{"cannot be read: " + reason(err), "name a folder that exists; a relative path starts at the folder of this file, which makes it " + path}
+	case !info.IsDir():
+		return &problem{"not a folder", "name a folder"}
+	}
+	return nil
+}
