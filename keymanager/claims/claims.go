@@ -1,0 +1,181 @@
+// Package claims reads what the gateway needs out of the claims of a verified token: renamed claims, the consumer key,
+// scopes, the user, and what a self-contained token says about its application and subscriptions.
+package claims
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gatehouse/keymanager"
+)
+
+// EndUser is the claim that names the user where a mapping fills it; its short form is the part after the last slash.
+const EndUser = "http://wso2.org/claims/enduser"
+
+// fixed are the claims that were verified as they stand: no mapping moves them away or writes over them.
+var fixed = map[string]bool{"iss": true, "sub": true, "aud": true, "exp": true, "nbf": true, "iat": true, "jti": true}
+
+// Map renames claims. A remote name that begins with a slash and is no claim's own name is a JSON pointer into the
+// claims. The value moves, except that registered claims and members of objects are copied. Of two mappings to one local
+// name the first that finds a value wins; a mapping wins over a claim that already has the local name. The input is not
+// changed; it is returned as it is when there is nothing to rename.
+func Map(in map[string]any, mappings []keymanager.ClaimMapping) map[string]any {
+	if len(mappings) == 0 {
+		return in
+	}
+	out := maps.Clone(in)
+	for _, m := range mappings {
+		if _, own := in[m.Remote]; own && !fixed[m.Remote] && m.Remote != m.Local {
+			delete(out, m.Remote)
+		}
+	}
+	written := make(map[string]bool, len(mappings))
+	for _, m := range mappings {
+		if m.Local == "" || written[m.Local] || fixed[m.Local] {
+			continue
+		}
+		if v, ok := Find(in, m.Remote); ok {
+			out[m.Local] = v
+			written[m.Local] = true
+		}
+	}
+	return out
+}
+
+// Find returns the claim of a name, or what the name leads to as a JSON pointer (RFC 6901).
+func Find(in map[string]any, name string) (any, bool) {
+	if v, ok := in[name]; ok {
+		return v, true
+	}
+	if !strings.HasPrefix(name, "/") {
+		return nil, false
+	}
+	var v any = in
+	for step := range strings.SplitSeq(name[1:], "/") {
+		step = strings.ReplaceAll(strings.ReplaceAll(step, "~1", "/"), "~0", "~")
+		switch at := v.(type) {
+		case map[string]any:
+			next, ok := at[step]
+			if !ok {
+				return nil, false
+			}
+			v = next
+		case []any:
+			i, err := strconv.ParseUint(step, 10, 31)
+			if err != nil || int(i) >= len(at) || len(step) > 1 && step[0] == '0' {
+				return nil, false
+			}
+			v = at[i]
+		default:
+			return nil, false
+		}
+	}
+	return v, true
+}
+
+// ConsumerKey returns the consumer key: the claim of the given name, looked up in the mapped claims, then in the raw ones;
+// no name means consumerKey, then azp (rest.md 4.1). Of an array it is the first text. Empty when there is none.
+func ConsumerKey(mapped, raw map[string]any, name string) string {
+	if name != "" {
+		return firstText(name, mapped, raw)
+	}
+	if k := firstText("consumerKey", mapped, raw); k != "" {
+		return k
+	}
+	return firstText("azp", mapped, raw)
+}
+
+func firstText(name string, in ...map[string]any) string {
+	for _, c := range in {
+		v, ok := Find(c, name)
+		if !ok {
+			continue
+		}
+		if list, ok := v.([]any); ok && len(list) > 0 {
+			v = list[0]
+		}
+		if s := text(v); s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+func text(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case json.Number:
+		return v.String()
+	}
+	return ""
+}
+
+// Scopes returns the scopes of a claim, a text split at blanks or an array of texts; an empty name means scope. Each
+// scope is named once.
+func Scopes(mapped, raw map[string]any, name string) (scopes []string) {
+	if name == "" {
+		name = "scope"
+	}
+	v, ok := Find(mapped, name)
+	if !ok {
+		v, _ = Find(raw, name)
+	}
+	add := func(s string) {
+		for _, f := range strings.Fields(s) {
+			if !slices.Contains(scopes, f) {
+				scopes = append(scopes, f)
+			}
+		}
+	}
+	switch v := v.(type) {
+	case string:
+		add(v)
+	case []any:
+		for _, e := range v {
+			if s, ok := e.(string); ok {
+				add(s)
+			}
+		}
+	}
+	return scopes
+}
+
+// User returns the end user: what is mapped to the claim enduser, else sub.
+func User(mapped map[string]any) string {
+	for _, name := range [...]string{EndUser, "enduser", "sub"} {
+		if s := text(mapped[name]); s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// Embedded returns what a self-contained token says (rest.md 4.1): the application of its claim application with the key
+// type of keytype, PRODUCTION where it names none, and the subscriptions of subscribedAPIs. Nil and none for other tokens.
+func Embedded(claims map[string]any) (*keymanager.EmbeddedApplication, []keymanager.EmbeddedSubscription) {
+	a, ok := claims["application"].(map[string]any)
+	var app *keymanager.EmbeddedApplication
+	if ok {
+		app = &keymanager.EmbeddedApplication{UUID: text(a["uuid"]), Name: text(a["name"]), Owner: text(a["owner"]),
+			Tier: text(a["tier"]), KeyType: strings.ToUpper(text(claims["keytype"]))}
+		app.ID, _ = strconv.ParseInt(text(a["id"]), 10, 64)
+		if app.KeyType == "" {
+			app.KeyType = "PRODUCTION"
+		}
+	}
+	list, _ := claims["subscribedAPIs"].([]any)
+	var subscribed []keymanager.EmbeddedSubscription
+	for _, e := range list {
+		s, ok := e.(map[string]any)
+		if !ok {
+			continue
+		}
+		subscribed = append(subscribed, keymanager.EmbeddedSubscription{Name: text(s["name"]), Version: text(s["version"]),
+			Context: text(s["context"]), Tier: text(s["subscriptionTier"]), SubscriberTenant: text(s["subscriberTenantDomain"])})
+	}
+	return app, subscribed
+}

@@ -1,0 +1,332 @@
+// Package registry knows the key managers and turns the credential of a request into a verified token, or says which
+// check it failed.
+//
+// A key manager is chosen by the token's issuer alone. Where several have one issuer, the rule is: those of the API's own
+// tenant before global ones; those that are enabled, that validate in the gateway and that the API accepts before others;
+// then by name, in byte order. A key manager of the API Manager hides every issuer of the configuration file that has the
+// same issuer, even while it is disabled.
+package registry
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"gatehouse/keymanager"
+	"gatehouse/keymanager/revocation"
+	"gatehouse/keymanager/tokencache"
+)
+
+// Defaults (gateway-behaviour.md 6).
+const (
+	DefaultCacheCapacity = 10000
+	negativeCapacity     = 10000
+	negativeLife         = 30 * time.Second
+	// maxCached is how long a token without an expiry is trusted before it is verified again.
+	maxCached     = 15 * time.Minute
+	sweepInterval = time.Minute
+)
+
+// Options configure a Registry. The zero value verifies without a cache and knows no revocations.
+type Options struct {
+	// HTTPClient fetches key sets; only its Transport is used. Nil: a transport per key manager. Key managers with a CA
+	// file, or that skip the verification of TLS, always get their own.
+	HTTPClient *http.Client
+	// TLS is the base of own transports: root certificates, lowest version.
+	TLS        *tls.Config
+	Logger     zerolog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+	// CacheCapacity is how many verified tokens are kept; 0 means DefaultCacheCapacity.
+	CacheCapacity int
+	CacheEnabled  bool
+	Revocations   *revocation.Set
+	Now           func() time.Time // nil: time.Now
+}
+
+// Registry is safe for concurrent use. Close it to end its background work.
+type Registry struct {
+	opts     Options
+	now      func() time.Time
+	snap     atomic.Pointer[snapshot]
+	verified *tokencache.Cache[verified]
+	refused  *tokencache.Cache[refused]
+
+	mu       sync.Mutex // writers
+	managers map[managerKey]*manager
+	revision uint64
+	closed   bool
+}
+
+// managerKey tells the two origins apart: an issuer of the configuration never collides by name with a key manager of the
+// API Manager.
+type managerKey struct {
+	owner, name   string
+	configuration bool
+}
+
+// snapshot is what the request path reads.
+type snapshot struct {
+	groups map[string]*group // by issuer
+	all    []*manager
+}
+
+// group is the key managers of one issuer, in the order in which they are tried.
+type group struct{ members []*manager }
+
+// New returns a registry without key managers.
+func New(o Options) *Registry {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.CacheCapacity <= 0 {
+		o.CacheCapacity = DefaultCacheCapacity
+	}
+	if o.Revocations == nil {
+		o.Revocations = revocation.New(revocation.Options{Now: o.Now})
+	}
+	negative := negativeCapacity
+	if !o.CacheEnabled {
+		o.CacheCapacity, negative = 0, 0
+	}
+	r := &Registry{opts: o, now: o.Now, managers: map[managerKey]*manager{},
+		verified: tokencache.New[verified](o.CacheCapacity), refused: tokencache.New[refused](negative)}
+	r.snap.Store(&snapshot{})
+	if o.Registerer != nil {
+		if err := o.Registerer.Register(collector{r}); err != nil {
+			o.Logger.Error().Err(err).Msg("metrics of the key managers are not shown")
+		}
+	}
+	return r
+}
+
+// Run keeps the caches and the revocations swept until the context ends, then closes the registry.
+func (r *Registry) Run(ctx context.Context) error {
+	t := time.NewTicker(sweepInterval)
+	defer t.Stop()
+	defer r.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			r.Sweep()
+		}
+	}
+}
+
+// Sweep drops what has expired or belongs to key managers that are gone.
+func (r *Registry) Sweep() {
+	now := r.now()
+	r.verified.DeleteFunc(func(e *verified) bool { return e.manager.group.Load() == nil || now.UnixMilli() >= e.until })
+	r.refused.DeleteFunc(func(e *refused) bool { return now.UnixMilli() >= e.until })
+	r.opts.Revocations.Sweep(now)
+}
+
+// Close ends the background fetches and waits for them. Tokens are verified with the keys held as long as those last.
+func (r *Registry) Close() {
+	r.mu.Lock()
+	r.closed = true
+	var all []*manager
+	for _, m := range r.managers {
+		all = append(all, m)
+	}
+	r.mu.Unlock()
+	for _, m := range all {
+		m.close()
+	}
+}
+
+// Put adds a key manager or replaces the one of the same owner and name, and returns the replaced one. Names match in
+// their exact case first, then in any; the two names of the resident key manager are one.
+func (r *Registry) Put(km keymanager.KeyManager) (before *keymanager.KeyManager) {
+	r.mu.Lock()
+	var gone []*manager
+	key, ok := r.find(km.Owner(), km.Name, km.FromConfiguration)
+	if ok {
+		old := *r.managers[key].km
+		before = &old
+	}
+	r.put(key, ok, km, &gone)
+	r.publish()
+	r.mu.Unlock()
+	closeAll(gone)
+	return before
+}
+
+// Delete removes a key manager of the API Manager and returns it, nil when there was none. A tenant of "" is the super
+// tenant.
+func (r *Registry) Delete(tenant, name string) (before *keymanager.KeyManager) {
+	r.mu.Lock()
+	key, ok := r.find(keymanager.KeyManager{Tenant: tenant}.Owner(), name, false)
+	var gone []*manager
+	if ok {
+		m := r.managers[key]
+		before = m.km
+		delete(r.managers, key)
+		gone = append(gone, m)
+		r.publish()
+	}
+	r.mu.Unlock()
+	closeAll(gone)
+	return before
+}
+
+// ReplaceAll makes the list the key managers of the API Manager; issuers of the configuration stay. One whose
+// configuration did not change keeps its keys and its verified tokens. Of two of one owner and name the last counts.
+func (r *Registry) ReplaceAll(list []keymanager.KeyManager) {
+	r.mu.Lock()
+	var gone []*manager
+	keep := map[managerKey]bool{}
+	for _, km := range list {
+		km.FromConfiguration = false
+		key, ok := r.find(km.Owner(), km.Name, false)
+		keep[r.put(key, ok, km, &gone)] = true
+	}
+	for key, m := range r.managers {
+		if !key.configuration && !keep[key] {
+			delete(r.managers, key)
+			gone = append(gone, m)
+		}
+	}
+	r.publish()
+	r.mu.Unlock()
+	closeAll(gone)
+}
+
+func closeAll(gone []*manager) {
+	for _, m := range gone {
+		m.close()
+	}
+}
+
+// find returns the key under which a key manager is kept, whatever the case of its name.
+func (r *Registry) find(owner, name string, configuration bool) (managerKey, bool) {
+	key := managerKey{owner, keymanager.CanonicalName(name), configuration}
+	if _, ok := r.managers[key]; ok {
+		return key, true
+	}
+	var found []managerKey
+	for k := range r.managers {
+		if k.configuration == configuration && k.owner == owner && strings.EqualFold(k.name, key.name) {
+			found = append(found, k)
+		}
+	}
+	if len(found) == 0 {
+		return key, false
+	}
+	slices.SortFunc(found, func(a, b managerKey) int { return cmp.Compare(a.name, b.name) })
+	return found[0], true
+}
+
+// put makes the manager of a key manager, with the keys of the one it replaces where they come from the same place. The
+// lock is held.
+func (r *Registry) put(old managerKey, replaces bool, km keymanager.KeyManager, gone *[]*manager) managerKey {
+	key := managerKey{km.Owner(), keymanager.CanonicalName(km.Name), km.FromConfiguration}
+	var was *manager
+	if replaces {
+		was = r.managers[old]
+		if was.same(&km) {
+			was.origin.Store(&km.Origin)
+			return old
+		}
+		delete(r.managers, old)
+		*gone = append(*gone, was)
+	}
+	r.revision++
+	m := newManager(km, r.revision, was, r.opts)
+	if r.closed {
+		m.close()
+	}
+	r.managers[key] = m
+	return key
+}
+
+// publish makes the snapshot of the request path. The lock is held.
+func (r *Registry) publish() {
+	s := &snapshot{groups: map[string]*group{}}
+	for _, m := range r.managers {
+		s.all = append(s.all, m)
+	}
+	slices.SortFunc(s.all, func(a, b *manager) int {
+		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.owner, b.owner), cmp.Compare(a.km.Name, b.km.Name), cmp.Compare(a.revision, b.revision))
+	})
+	fromAPIM := map[string]bool{}
+	for _, m := range s.all {
+		if !m.km.FromConfiguration {
+			fromAPIM[m.km.Issuer] = true
+		}
+	}
+	for _, m := range s.all {
+		if m.km.Issuer == "" || m.km.FromConfiguration && fromAPIM[m.km.Issuer] {
+			continue
+		}
+		g := s.groups[m.km.Issuer]
+		if g == nil {
+			g = &group{}
+			s.groups[m.km.Issuer] = g
+		}
+		g.members = append(g.members, m)
+	}
+	for _, m := range s.all {
+		g := s.groups[m.km.Issuer]
+		if g != nil && !slices.Contains(g.members, m) {
+			g = nil
+		}
+		m.group.Store(g)
+	}
+	r.snap.Store(s)
+}
+
+// choose returns the key manager that answers for the group's issuer at an API, or why there is none.
+func (g *group) choose(tenant string, allowed []string) (*manager, *keymanager.Refusal) {
+	var own, global, closed, unwanted *manager
+	for _, m := range g.members {
+		if m.owner != tenant && m.owner != keymanager.AllTenants {
+			continue
+		}
+		switch {
+		case !m.usable():
+			closed = cmp.Or(closed, m)
+		case !m.km.Named(allowed):
+			unwanted = cmp.Or(unwanted, m)
+		case m.owner == tenant:
+			own = cmp.Or(own, m)
+		default:
+			global = cmp.Or(global, m)
+		}
+	}
+	if m := cmp.Or(own, global); m != nil {
+		return m, nil
+	}
+	switch {
+	case unwanted != nil:
+		return nil, unwanted.refuse(keymanager.CheckAllowed, "the API does not accept tokens of this key manager")
+	case closed != nil && !closed.km.Enabled:
+		return nil, closed.refuse(keymanager.CheckIssuer, "the key manager of the token is disabled")
+	case closed != nil:
+		return nil, closed.refuse(keymanager.CheckIssuer, "the key manager of the token does not let the gateway validate tokens")
+	}
+	return nil, &keymanager.Refusal{Check: keymanager.CheckIssuer, Issuer: g.members[0].km.Issuer,
+		Detail: "the issuer of the token belongs to another tenant"}
+}
+
+// All returns the key managers, by name. They hold no secrets: only what validation needs was ever kept.
+func (r *Registry) All() []keymanager.KeyManager {
+	s := r.snap.Load()
+	out := make([]keymanager.KeyManager, 0, len(s.all))
+	for _, m := range s.all {
+		km := *m.km
+		km.Origin = *m.origin.Load()
+		out = append(out, km)
+	}
+	return out
+}

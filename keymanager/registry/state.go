@@ -1,0 +1,140 @@
+package registry
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"gatehouse/keymanager/jwks"
+)
+
+// KeyState is a key that tokens are verified with.
+type KeyState struct {
+	ID        string `json:"kid,omitempty"`
+	Type      string `json:"type"`
+	Algorithm string `json:"algorithm,omitempty"`
+}
+
+// ManagerState is what an operator sees of a key manager's keys.
+type ManagerState struct {
+	Name    string `json:"name"`
+	Tenant  string `json:"tenant"`
+	Issuer  string `json:"issuer"`
+	Enabled bool   `json:"enabled"`
+	// InUse is false for a disabled one, one that does not validate in the gateway, and an issuer of the configuration
+	// that the API Manager has replaced.
+	InUse bool `json:"in_use"`
+	// KeySource is "jwks", "pem" or empty.
+	KeySource string     `json:"key_source,omitempty"`
+	URL       string     `json:"jwks_url,omitempty"`
+	Keys      []KeyState `json:"keys"`
+	// FetchedAt is the last success, AttemptedAt the last try; zero: never, or not by URL.
+	FetchedAt   time.Time `json:"fetched_at,omitzero"`
+	AttemptedAt time.Time `json:"attempted_at,omitzero"`
+	AgeSeconds  float64   `json:"age_seconds"`
+	Fetches     int64     `json:"fetches"`
+	Failures    int64     `json:"failures"`
+	LastError   string    `json:"last_error,omitempty"`
+	Skipped     []string  `json:"skipped_keys,omitempty"`
+}
+
+// State is what an operator sees of the registry.
+type State struct {
+	Managers        []ManagerState `json:"key_managers"`
+	CachedTokens    int            `json:"cached_tokens"`
+	CacheHits       uint64         `json:"cache_hits"`
+	CacheMisses     uint64         `json:"cache_misses"`
+	CachedRefusals  int            `json:"cached_refusals"`
+	RevokedTokens   int            `json:"revoked_tokens"`
+	RevokedNoRoom   int64          `json:"revocations_dropped"`
+	HeldWithoutKeys int            `json:"key_managers_without_keys"`
+}
+
+// State returns the state of each key manager, by name, and of the caches.
+func (r *Registry) State() State {
+	now := r.now()
+	s := State{CachedTokens: r.verified.Len(), CachedRefusals: r.refused.Len(), RevokedTokens: r.opts.Revocations.Len(),
+		RevokedNoRoom: r.opts.Revocations.Dropped()}
+	s.CacheHits, s.CacheMisses = r.verified.Counts()
+	for _, m := range r.snap.Load().all {
+		ms := m.state(now)
+		if ms.InUse && len(ms.Keys) == 0 {
+			s.HeldWithoutKeys++
+		}
+		s.Managers = append(s.Managers, ms)
+	}
+	return s
+}
+
+func (m *manager) state(now time.Time) ManagerState {
+	s := ManagerState{Name: m.km.Name, Tenant: m.owner, Issuer: m.km.Issuer, Enabled: m.km.Enabled,
+		InUse: m.usable() && m.group.Load() != nil, Keys: []KeyState{}}
+	if m.fault != nil {
+		s.LastError = m.fault.Error()
+	}
+	var set *jwks.Set
+	switch {
+	case m.source != nil:
+		s.KeySource, s.URL = "jwks", m.km.JWKSURL
+		set = m.source.Current(now)
+		st := m.source.State()
+		s.FetchedAt, s.AttemptedAt, s.Fetches, s.Failures = st.FetchedAt, st.AttemptedAt, st.Attempts, st.Failures
+		s.Skipped = st.Skipped
+		if st.LastError != "" {
+			s.LastError = st.LastError
+		}
+		if !st.FetchedAt.IsZero() {
+			s.AgeSeconds = now.Sub(st.FetchedAt).Seconds()
+		}
+	case m.pem != nil:
+		s.KeySource, set = "pem", m.pem
+	}
+	if set != nil {
+		for _, k := range set.Keys() {
+			s.Keys = append(s.Keys, KeyState{ID: k.ID, Type: k.Type, Algorithm: k.Algorithm})
+		}
+	}
+	return s
+}
+
+var (
+	refreshDesc = prometheus.NewDesc("gatehouse_jwks_refresh_total", "Fetches of key sets.", []string{"issuer", "result"}, nil)
+	ageDesc     = prometheus.NewDesc("gatehouse_jwks_age_seconds", "Time since a key set was last fetched.", []string{"issuer"}, nil)
+	tokenLabel  = prometheus.Labels{"cache": "token"}
+	entriesDesc = prometheus.NewDesc("gatehouse_cache_entries", "Entries in a cache.", nil, tokenLabel)
+	hitsDesc    = prometheus.NewDesc("gatehouse_cache_hits_total", "Look-ups that a cache answered.", nil, tokenLabel)
+	missesDesc  = prometheus.NewDesc("gatehouse_cache_misses_total", "Look-ups that a cache could not answer.", nil, tokenLabel)
+)
+
+// collector reads the metrics where they are kept, so that the request path pays nothing for them.
+type collector struct{ r *Registry }
+
+func (collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{refreshDesc, ageDesc, entriesDesc, hitsDesc, missesDesc} {
+		ch <- d
+	}
+}
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	s := c.r.State()
+	type sums struct{ ok, failed, age float64 }
+	byIssuer := map[string]sums{}
+	for _, m := range s.Managers {
+		if m.KeySource != "jwks" {
+			continue
+		}
+		x := byIssuer[m.Issuer]
+		x.ok += float64(m.Fetches - m.Failures)
+		x.failed += float64(m.Failures)
+		x.age = max(x.age, m.AgeSeconds)
+		byIssuer[m.Issuer] = x
+	}
+	for issuer, x := range byIssuer {
+		ch <- prometheus.MustNewConstMetric(refreshDesc, prometheus.CounterValue, x.ok, issuer, "ok")
+		ch <- prometheus.MustNewConstMetric(refreshDesc, prometheus.CounterValue, x.failed, issuer, "failed")
+		ch <- prometheus.MustNewConstMetric(ageDesc, prometheus.GaugeValue, x.age, issuer)
+	}
+	ch <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(s.CachedTokens))
+	ch <- prometheus.MustNewConstMetric(hitsDesc, prometheus.CounterValue, float64(s.CacheHits))
+	ch <- prometheus.MustNewConstMetric(missesDesc, prometheus.CounterValue, float64(s.CacheMisses))
+}
