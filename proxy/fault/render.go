@@ -299,3 +299,12 @@ func Quote(s string) string {
 		return c
 	}, s)
 }
+
+// EndpointError is Microgateway's own body for a key whose type has no endpoint.
+func EndpointError(dst []byte, r *pipeline.Refusal) Body {
+	dst = append(dst, `{"ERROR_CODE":"`...)
+	dst = strconv.AppendInt(dst, int64(r.Code), 10)
+	dst = append(dst, `","ERROR_MESSAGE":`...)
+	dst = appendJSON(dst, r.Description)
+	return Body{Status: 403, ContentType: "application/json", Content: append(dst, '}')}
+}

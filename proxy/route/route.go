@@ -49,7 +49,7 @@ type Match[A, O any] struct {
 	Operation O
 	// Context is the prefix that matched.
 	Context string
-	// Allow lists the methods of the resource, with MethodNotAllowed.
+	// Allow lists the methods of the resource, from MethodNotAllowed on.
 	Allow string
 }
 
@@ -376,9 +376,10 @@ func (t *Table[A, O]) Match(host, method, path string) (m Match[A, O]) {
 	if l == nil {
 		return m
 	}
+	m.Allow = l.allow
 	op, ok := l.find(method)
 	if !ok {
-		m.Outcome, m.Operation, m.Allow = MethodNotAllowed, l.methods[0].value, l.allow
+		m.Outcome, m.Operation = MethodNotAllowed, l.methods[0].value
 		return m
 	}
 	m.Outcome, m.Operation = Found, op

@@ -57,11 +57,15 @@ type Domains struct {
 	// 900901.
 	ExpiredCode int
 
-	texts decimals
+	texts *decimals
 }
 
-// Chain returns the stages of a route, in the order of contract gateway-behaviour.md 1.
+// Chain returns the stages of a route, in the order of contract gateway-behaviour.md 1. It is called by one goroutine at a
+// time.
 func (d *Domains) Chain(r *pipeline.Route) []pipeline.Stage {
+	if d.texts == nil {
+		d.texts = new(decimals)
+	}
 	chain := []pipeline.Stage{lifecycle{}}
 	if d.Denier != nil {
 		chain = append(chain, denyAnonymous{d.Denier})

@@ -81,7 +81,7 @@ func (s *subscribe) fill(x *pipeline.Exchange, t *keymanager.Token, v subscripti
 		x.KeyType, q.KeyType = v.KeyType, string(v.KeyType)
 	}
 	if a := x.Facts.Application; a != nil {
-		q.AppID, q.AppName, q.AppOwner, q.AppTenant, q.AppTier = s.d.texts.of(a.ID), a.Name, a.Owner, a.Tenant, a.Policy
+		q.AppID, q.AppName, q.AppOwner, q.AppTenant, q.AppTier = s.appID(a.ID, a.UUID), a.Name, a.Owner, a.Tenant, a.Policy
 	} else {
 		q.AppName = "anon:" + t.KeyManager
 	}
@@ -93,12 +93,20 @@ func (s *subscribe) fill(x *pipeline.Exchange, t *keymanager.Token, v subscripti
 	}
 }
 
+// appID is the text of an application in throttle keys: its number, or its UUID where no number is known.
+func (s *subscribe) appID(id int64, uuid string) string {
+	if id == 0 && uuid != "" {
+		return uuid
+	}
+	return s.d.texts.of(id)
+}
+
 // selfContained lets the token speak for itself: its own list of subscriptions decides, the rows are not asked.
 func (s *subscribe) selfContained(x *pipeline.Exchange, t *keymanager.Token) *pipeline.Refusal {
 	api := x.Route.API
 	q := &x.Throttle
 	a := t.Application
-	q.AppID, q.AppName, q.AppOwner, q.AppTier, q.AppTenant = s.d.texts.of(a.ID), a.Name, a.Owner, a.Tier, x.Route.Tenant
+	q.AppID, q.AppName, q.AppOwner, q.AppTier, q.AppTenant = s.appID(a.ID, a.UUID), a.Name, a.Owner, a.Tier, x.Route.Tenant
 	if a.KeyType == string(subscription.Sandbox) {
 		x.KeyType, q.KeyType = subscription.Sandbox, a.KeyType
 	}
