@@ -298,7 +298,7 @@ func (r *Rabbit) StartTime() time.Duration { return r.starting }
 // CloseConnections makes the broker close every connection, with a connection.close that says reason.
 func (r *Rabbit) CloseConnections(t testing.TB, reason string) {
 	t.Helper()
-	r.Control(t, "close_all_connections", reason)
+	r.Control(t, "close_all_connections", "--global", reason)
 }
 
 // CloseChannels makes the broker close every channel with a channel error, 406, and leaves the connections open: it acts

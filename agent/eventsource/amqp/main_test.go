@@ -1,0 +1,10 @@
+package amqp
+
+import (
+	"os"
+	"testing"
+
+	"gatehouse/integration/harness"
+)
+
+func TestMain(m *testing.M) { os.Exit(harness.Run(m)) }
