@@ -60,7 +60,7 @@ func (d *decoder) section(f *field, n *node, path string, into reflect.Value) {
 		}
 	}
 	for _, c := range f.children {
-		if c.required && n.members[c.name] == nil {
+		if c.required && n.members[c.name] == nil && !d.bad[join(path, c.name)] {
 			d.fault(join(path, c.name), n.pos, "", &problem{"missing", "write " + c.name + " = " + c.example()})
 		}
 	}
@@ -131,7 +131,7 @@ func written(n *node, f *field) string {
 		}
 		return "[" + strings.Join(parts, ", ") + "]"
 	}
-	if f != nil && f.sensitive() {
+	if f != nil && f.sensitive() && !(n.kind == kindString && onlyReferences(n.text)) {
 		return mask
 	}
 	text := n.text
@@ -139,6 +139,15 @@ func written(n *node, f *field) string {
 		return shorten(text)
 	}
 	return strconv.Quote(shorten(MaskURL(text)))
+}
+
+// onlyReferences is whether a string holds nothing but references, whose names are no secrets.
+func onlyReferences(text string) bool {
+	if alias, ok := strings.CutPrefix(text, "{secretAlias:"); ok {
+		return strings.IndexByte(alias, '}') == len(alias)-1
+	}
+	pieces, p := split(text)
+	return p == nil && !slices.ContainsFunc(pieces, func(part piece) bool { return part.kind == "" })
 }
 
 func shorten(text string) string {

@@ -25,7 +25,7 @@ const (
 )
 
 func (k nodeKind) String() string {
-	return [...]string{"a table", "a list", "a string", "a whole number", "a number", "true or false", "a date or time"}[k]
+	return [...]string{"a table", "a list", "a string", "a whole number", "a number", "a boolean", "a date or time"}[k]
 }
 
 // node is a value of the document with its place.
@@ -107,8 +107,8 @@ func (d *document) checkTOML(parser *unstable.Parser) {
 		fault.Line, fault.Column = decodeErr.Position()
 		fault.Key = strings.Join(decodeErr.Key(), ".")
 	}
-	if parser.Error() == nil && strings.Contains(fault.Problem, "out of range") {
-		return
+	if parser.Error() == nil && strings.Contains(fault.Problem, "64-bit") {
+		return // a number too large: the typed decoding names its key and bounds
 	}
 	fault.Problem = "not valid TOML: " + fault.Problem
 	d.problem = append(d.problem, fault)

@@ -22,8 +22,12 @@ func checkForm(f *field, text string) *problem {
 	case "listen":
 		return checkListen(text)
 	case "header":
-		if !isToken(text) && !(text == "*" && f.wso2) {
-			return &problem{"not a name that HTTP allows in a header", `write letters, digits and "-" only, such as ` + strings.Trim(f.example(), "[]")}
+		if !isToken(text) {
+			return &problem{"not a name that HTTP allows for a header", `write letters, digits and "-" only, such as "Authorization"`}
+		}
+	case "method":
+		if !isToken(text) || strings.ToUpper(text) != text {
+			return &problem{"not a method of HTTP", `write it in capital letters, such as "GET"`}
 		}
 	case "word":
 		if strings.TrimSpace(text) != text || text == "" {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -239,7 +240,7 @@ func (f *field) example() string {
 	case f.kind == takesSize:
 		one = quote(f.defaultOr("1MiB"))
 	case f.kind == takesInt:
-		one = f.defaultOr("1")
+		one = f.defaultOr(cmp.Or(f.min, "1"))
 	case f.kind == takesFloat:
 		one = f.defaultOr("0.5")
 	case f.kind == takesBool:
@@ -248,6 +249,8 @@ func (f *field) example() string {
 		one = `":9090"`
 	case f.form == "header":
 		one = `"Authorization"`
+	case f.form == "method":
+		one = `"GET"`
 	case f.form == "origin":
 		one = `"https://shop.example.com"`
 	default:
@@ -260,11 +263,8 @@ func (f *field) example() string {
 }
 
 func (f *field) defaultOr(other string) string {
-	if v, ok := defaultsByPath()[f.path]; ok && !f.list && !v.IsZero() {
+	if v, ok := defaultsByPath()[f.path]; ok && v.Kind() != reflect.Slice && !v.IsZero() {
 		return textOf(v)
-	}
-	if f.list && f.kind == takesInt {
-		return "503"
 	}
 	return other
 }

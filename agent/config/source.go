@@ -3,6 +3,8 @@ package config
 import (
 	"strconv"
 	"strings"
+
+	"github.com/rs/zerolog"
 )
 
 // Source is where a configuration came from: the place of every key, what was read beside the file, and what an operator
@@ -56,4 +58,15 @@ func cutIndex(name string) (string, int, bool) {
 	}
 	index, err := strconv.Atoi(strings.TrimSuffix(rest, "]"))
 	return base, index, err == nil && index >= 0
+}
+
+// Log writes the notes to a logger: warnings at that level, the others at info.
+func (s *Source) Log(logger zerolog.Logger) {
+	for _, n := range s.Notes {
+		level := zerolog.InfoLevel
+		if n.Warning {
+			level = zerolog.WarnLevel
+		}
+		logger.WithLevel(level).Str("file", n.File).Int("line", n.Line).Str("key", n.Key).Msg(n.Text)
+	}
 }

@@ -13,7 +13,10 @@ import "net/netip"
 //	receiver           a traffic manager's receiver: tcp://, ssl:// or nats:// with host and port
 //	listen             an address to listen on
 //	header             the name of an HTTP header
+//	method             a method of HTTP, or "*"
 //	word               not empty, without blanks
+//	host, origin, urlpath, stream
+//	                   the name of a machine, an origin of CORS, the path of a URL, the name of a JetStream stream
 //	file, dir          must exist when it is written
 //	newdir             a folder that is made when it is missing
 //	wso2               taken from deployment.toml: numbers and true/false may stand in quotes, lists in one string
@@ -288,7 +291,7 @@ type OAuth struct {
 type CORS struct {
 	Enable           bool     `toml:"enable" rule:"wso2"`
 	AllowOrigins     []string `toml:"allow_origins" rule:"wso2,origin"`
-	AllowMethods     []string `toml:"allow_methods" rule:"wso2,header"`
+	AllowMethods     []string `toml:"allow_methods" rule:"wso2,method"`
 	AllowHeaders     []string `toml:"allow_headers" rule:"wso2,header"`
 	AllowCredentials bool     `toml:"allow_credentials" rule:"wso2"`
 }

@@ -138,6 +138,10 @@ func (d *decoder) unknown(parent *field, key, name string, n *node) {
 	}
 	fix := "take it out; docs/configuration.md lists every key"
 	if nearest != nil {
+		// The key that was probably meant is there, though misspelt: that it is missing is no second fault.
+		if parent.child(nearest.name) == nearest {
+			d.bad[key[:len(key)-len(name)]+nearest.name] = true
+		}
 		switch {
 		case nearest.name == name:
 			fix = fmt.Sprintf("did you mean %s, which stands elsewhere?", bracketed(nearest))
