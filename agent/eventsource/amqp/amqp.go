@@ -16,7 +16,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	amqp091 "github.com/rabbitmq/amqp091-go"
 	"github.com/rs/zerolog"
@@ -24,6 +23,7 @@ import (
 	"gatehouse/agent/event"
 	"gatehouse/agent/eventsource"
 	"gatehouse/agent/eventsource/brokerurl"
+	"gatehouse/agent/eventsource/supervisor"
 )
 
 const (
@@ -31,13 +31,7 @@ const (
 	defaultPrefetch  = 100
 	// dialTimeout bounds TCP, TLS and log-in together, so that a broker that takes connections and says nothing does
 	// not keep the next one waiting.
-	dialTimeout = 5 * time.Second
-	// refusedDelay is the pause after refused credentials or an unknown virtual host: nothing but a change of
-	// configuration helps, and brokers lock accounts that knock each second.
-	refusedDelay = 60 * time.Second
-	// stableAfter is how long a session must hold to count as one; a broker that ends each at once is no reason to dial
-	// without a pause.
-	stableAfter  = 5 * time.Second
+	dialTimeout  = 5 * time.Second
 	closeTimeout = time.Second
 )
 
@@ -64,165 +58,56 @@ type Options struct {
 
 // Source is one connection to one of a set of brokers. It implements eventsource.Source.
 type Source struct {
-	o       Options
-	log     zerolog.Logger
-	metrics metrics
+	o          Options
+	log        zerolog.Logger
+	supervisor *supervisor.Supervisor
 }
 
 var _ eventsource.Source = (*Source)(nil)
 
 // New checks the options. It does not connect; Run does.
 func New(o Options) (*Source, error) {
-	if len(o.Brokers) == 0 {
-		return nil, fmt.Errorf("event source %s: no broker is named", o.Name)
-	}
-	for _, b := range o.Brokers {
-		if b.Protocol != brokerurl.AMQP {
-			return nil, fmt.Errorf("event source %s: %s is not an AMQP broker", o.Name, b)
-		}
-	}
-	if len(o.Topics) == 0 {
-		return nil, fmt.Errorf("event source %s: no topic is named", o.Name)
-	}
-	for i, topic := range o.Topics {
-		if slices.Contains(o.Topics[:i], topic) {
-			return nil, fmt.Errorf("event source %s: topic %s is named twice", o.Name, topic)
-		}
+	sup, err := supervisor.New(supervisor.Options{
+		Name: o.Name, Protocol: brokerurl.AMQP, Brokers: o.Brokers, Topics: o.Topics, RefusedDelay: o.RefusedDelay,
+		Logger: o.Logger, Registerer: o.Registerer,
+	})
+	if err != nil {
+		return nil, err
 	}
 	o.Prefetch = cmp.Or(o.Prefetch, defaultPrefetch)
-	o.RefusedDelay = cmp.Or(o.RefusedDelay, refusedDelay)
-	o.Brokers = slices.Clone(o.Brokers)
 	o.Topics = slices.Clone(o.Topics)
-	s := &Source{o: o, log: o.Logger.With().Str("source", o.Name).Logger()}
-	var err error
-	if s.metrics, err = newMetrics(o.Registerer, o.Name); err != nil {
-		return nil, fmt.Errorf("event source %s: %w", o.Name, err)
-	}
-	return s, nil
+	return &Source{o: o, log: o.Logger.With().Str("source", o.Name).Logger(), supervisor: sup}, nil
 }
 
 // Name is the name given to New.
 func (s *Source) Name() string { return s.o.Name }
 
 // Kind is "amqp".
-func (s *Source) Kind() string { return "amqp" }
+func (s *Source) Kind() string { return brokerurl.AMQP }
 
 // Run connects, and connects again for ever, until ctx is done; its error is ctx's. It must run once at a time.
 func (s *Source) Run(ctx context.Context, h eventsource.Handler) error {
-	states := stateFilter{h: h}
-	// 200 ms doubled to 800 ms, a quarter off either way: never more than a second between two dials.
-	pause := backoff.ExponentialBackOff{
-		InitialInterval: 200 * time.Millisecond, Multiplier: 2, MaxInterval: 800 * time.Millisecond, RandomizationFactor: 0.25,
-	}
-	pause.Reset()
-	good := 0 // the broker that was connected to last
-	refusedUntil := make([]time.Time, len(s.o.Brokers))
-	states.report(eventsource.State{Kind: eventsource.Connecting, Address: s.o.Brokers[0].Address})
-	for {
-		// One round over the list, from the last good broker on.
-		for i := range s.o.Brokers {
-			n := (good + i) % len(s.o.Brokers)
-			broker := s.o.Brokers[n]
-			if time.Now().Before(refusedUntil[n]) {
-				continue
-			}
-			began := time.Now()
-			connected, err := s.session(ctx, broker, h, &states)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if connected {
-				good = n
-			}
-			if connected && time.Since(began) >= stableAfter {
-				pause.Reset()
-			}
-			kind := eventsource.Disconnected
-			if isRefusal(err) {
-				kind = eventsource.Refused
-				refusedUntil[n] = time.Now().Add(s.o.RefusedDelay)
-			}
-			if states.report(eventsource.State{Kind: kind, Address: broker.Address, Err: err}) {
-				s.logLoss(broker, kind, connected, err)
-			}
-			if connected {
-				break // start again with this one
-			}
-		}
-		wait := pause.NextBackOff()
-		if soonest := slices.MinFunc(refusedUntil, time.Time.Compare); time.Until(soonest) > wait {
-			wait = time.Until(soonest) // every broker refuses us
-		}
-		if err := sleep(ctx, wait); err != nil {
-			return err
-		}
-	}
+	return s.supervisor.Run(ctx, h, s.session)
 }
 
-func (s *Source) logLoss(broker brokerurl.Broker, kind eventsource.StateKind, connected bool, err error) {
-	e := s.log.Warn()
-	message := "event source cannot connect; trying again until it can"
-	switch {
-	case kind == eventsource.Refused:
-		e = s.log.Error()
-		message = "event source is refused by the broker; check user, password and virtual host"
-	case connected:
-		message = "event source lost its connection; connecting again"
-	}
-	e.Err(err).Stringer("broker", broker).Msg(message)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}
-
-// stateFilter passes changes on and keeps repetitions back.
-type stateFilter struct {
-	h    eventsource.Handler
-	last eventsource.State
-	text string
-	any  bool
-}
-
-// report is true when the state was passed on.
-func (f *stateFilter) report(s eventsource.State) bool {
-	text := ""
-	if s.Err != nil {
-		text = s.Err.Error()
-	}
-	if f.any && s.Kind == f.last.Kind && s.Kind != eventsource.Connected && s.Address == f.last.Address && text == f.text {
-		return false
-	}
-	s.Since = time.Now()
-	f.last, f.text, f.any = s, text, true
-	f.h.OnState(s)
-	return true
-}
-
-// isRefusal is true when the broker itself said no, for good: 403 and 530 for credentials, permissions and virtual
-// hosts (RabbitMQ; Andes for credentials), 404 for an unknown virtual host (Andes). The client library gives the same
-// codes when the connection merely broke while logging in; then Server is false, and dialing again is right.
-func isRefusal(err error) bool {
+// refusal marks err as one when the broker itself said no, for good: 403 and 530 for credentials, permissions and
+// virtual hosts (RabbitMQ; Andes for credentials), 404 for an unknown virtual host (Andes). The client library gives the
+// same codes when the connection merely broke while logging in; then Server is false, and dialling again is right.
+func refusal(err error) error {
 	e, ok := errors.AsType[*amqp091.Error](err)
 	if !ok || !e.Server {
-		return false
+		return err
 	}
 	var during *handshakeError
-	inHandshake := errors.As(err, &during)
 	switch e.Code {
 	case amqp091.AccessRefused:
-		return true
+		return supervisor.Refused(err)
 	case amqp091.NotAllowed, amqp091.NotFound, amqp091.InvalidPath:
-		return inHandshake
+		if errors.As(err, &during) {
+			return supervisor.Refused(err)
+		}
 	}
-	return false
+	return err
 }
 
 // handshakeError is a failure before the connection was open.

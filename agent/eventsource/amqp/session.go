@@ -6,14 +6,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
 
-	"gatehouse/agent/eventsource"
 	"gatehouse/agent/eventsource/brokerurl"
+	"gatehouse/agent/eventsource/supervisor"
 )
 
 // exchange is the one topic exchange of the event hub; every broker has it declared.
@@ -28,12 +27,10 @@ type subscription struct {
 }
 
 // session connects to one broker and delivers until the connection, any channel or any consumer ends, or ctx is done.
-// Connected is true when every topic was consumed from; err is never nil.
-func (s *Source) session(ctx context.Context, b brokerurl.Broker, h eventsource.Handler, states *stateFilter) (connected bool, err error) {
+func (s *Source) session(ctx context.Context, b brokerurl.Broker, link *supervisor.Link) error {
 	conn, err := s.dial(ctx, b)
 	if err != nil {
-		s.metrics.connects("failed")
-		return false, fmt.Errorf("connect to %s: %w", b.Address, err)
+		return refusal(fmt.Errorf("connect to %s: %w", b.Address, err))
 	}
 	// On a half-open socket close-ok never comes; the deadline ends the wait.
 	defer func() { _ = conn.CloseDeadline(time.Now().Add(closeTimeout)) }()
@@ -47,23 +44,18 @@ func (s *Source) session(ctx context.Context, b brokerurl.Broker, h eventsource.
 	for _, topic := range s.o.Topics {
 		sub, err := s.subscribe(conn, topic)
 		if err != nil {
-			s.metrics.connects("failed")
-			return false, fmt.Errorf("subscribe to topic %s at %s: %w", topic, b.Address, err)
+			return refusal(fmt.Errorf("subscribe to topic %s at %s: %w", topic, b.Address, err))
 		}
 		subscriptions = append(subscriptions, sub)
 	}
-	s.metrics.connects("connected")
-	s.metrics.connected(true)
-	defer s.metrics.connected(false)
-	s.log.Info().Stringer("broker", b).Strs("topics", s.o.Topics).Msg("event source is connected")
 	// From here on nothing that is published can be missed. The first message follows the state.
-	states.report(eventsource.State{Kind: eventsource.Connected, Address: b.Address})
+	link.Connected()
 
 	var consumers sync.WaitGroup
 	done := make(chan struct{})
 	ended := make(chan error, len(subscriptions))
 	for _, sub := range subscriptions {
-		consumers.Go(func() { ended <- s.consume(sub, h, done) })
+		consumers.Go(func() { ended <- consume(sub, link, done) })
 	}
 	// The consumers must have returned before anyone hears of the loss: a message after it would be taken for one of the
 	// next connection.
@@ -72,9 +64,9 @@ func (s *Source) session(ctx context.Context, b brokerurl.Broker, h eventsource.
 	for {
 		select {
 		case <-ctx.Done():
-			return true, ctx.Err()
+			return ctx.Err()
 		case err := <-closed:
-			return true, fmt.Errorf("connection to %s: %w", b.Address, orClosed(err))
+			return fmt.Errorf("connection to %s: %w", b.Address, orClosed(err))
 		case err := <-ended:
 			// When the connection went, its channels went with it; its reason says more than theirs.
 			select {
@@ -82,7 +74,7 @@ func (s *Source) session(ctx context.Context, b brokerurl.Broker, h eventsource.
 				err = orClosed(reason)
 			default:
 			}
-			return true, fmt.Errorf("connection to %s: %w", b.Address, err)
+			return fmt.Errorf("connection to %s: %w", b.Address, err)
 		case state, ok := <-blocked:
 			if !ok {
 				blocked = nil
@@ -126,8 +118,7 @@ func (s *Source) subscribe(conn *amqp091.Connection, topic string) (subscription
 
 // consume hands the messages of one topic over, in their order, each settled when the handler has taken it. It returns
 // why it ended.
-func (s *Source) consume(sub subscription, h eventsource.Handler, done <-chan struct{}) error {
-	count := s.metrics.messages(sub.topic)
+func consume(sub subscription, link *supervisor.Link, done <-chan struct{}) error {
 	for {
 		select {
 		case <-done: // checked first: select picks at random
@@ -145,25 +136,12 @@ func (s *Source) consume(sub subscription, h eventsource.Handler, done <-chan st
 			if !ok {
 				return fmt.Errorf("channel of topic %s: %w", sub.topic, orClosed(<-sub.closed))
 			}
-			count()
-			s.hand(sub.topic, &d, h)
+			link.Deliver(message(sub.topic, &d))
 			if err := d.Ack(false); err != nil {
 				return fmt.Errorf("acknowledge a message of topic %s: %w", sub.topic, err)
 			}
 		}
 	}
-}
-
-// hand gives one message to the handler. A panic over one message must not end the delivery of all others.
-func (s *Source) hand(topic string, d *amqp091.Delivery, h eventsource.Handler) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			s.metrics.panicked()
-			s.log.Error().Str("topic", topic).Str("message_id", d.MessageId).Int("bytes", len(d.Body)).
-				Interface("panic", cause).Bytes("stack", debug.Stack()).Msg("handling a message failed; it is passed over")
-		}
-	}()
-	h.OnMessage(message(topic, d))
 }
 
 // orClosed is err, or what it means that a notice channel gave nothing: the library closed it without a reason.
