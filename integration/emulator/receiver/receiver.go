@@ -236,10 +236,7 @@ func (r *Receiver) Handle(f Frame) ([]byte, bool) {
 		r.sessions[session] = time.Now()
 		r.stats.Logins++
 		r.mu.Unlock()
-		b := make([]byte, 0, 9+len(session))
-		b = append(b, 2)
-		b = binary.BigEndian.AppendUint32(b, uint32(4+len(session))) //nolint:gosec // 40
-		b = binary.BigEndian.AppendUint32(b, uint32(len(session)))   //nolint:gosec // 36
+		b := binary.BigEndian.AppendUint32([]byte{2}, uint32(len(session))) //nolint:gosec // 36
 		return append(b, session...), true
 	case frameLogout:
 		session, _, err := f.Session()
@@ -300,8 +297,7 @@ func (r *Receiver) Publish(b []byte) {
 func fault(class, message string) []byte {
 	class = exceptions + class
 	b := []byte{1}
-	b = binary.BigEndian.AppendUint32(b, uint32(8+len(class)+len(message))) //nolint:gosec // short
-	b = binary.BigEndian.AppendUint32(b, uint32(len(class)))                //nolint:gosec // short
-	b = binary.BigEndian.AppendUint32(b, uint32(len([]rune(message))))      //nolint:gosec // short
+	b = binary.BigEndian.AppendUint32(b, uint32(len(class)))           //nolint:gosec // short
+	b = binary.BigEndian.AppendUint32(b, uint32(len([]rune(message)))) //nolint:gosec // short
 	return append(append(b, class...), message...)
 }
