@@ -2,7 +2,6 @@ package config
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"reflect"
 )
@@ -79,13 +78,11 @@ func encodeField(b *bytes.Buffer, f *field, v reflect.Value) error {
 		b.WriteString("[]")
 		return nil
 	}
-	var text bytes.Buffer
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(v.Interface()); err != nil {
+	data, err := marshalPlain(v.Interface())
+	if err != nil {
 		return err
 	}
-	b.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n")))
+	b.Write(data)
 	return nil
 }
 

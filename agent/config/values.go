@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,8 +42,14 @@ func (s Secret) Format(f fmt.State, verb rune) {
 	_, _ = io.WriteString(f, text)
 }
 
-// MarshalText masks the secret in JSON, TOML and YAML.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+// MarshalJSON masks the secret in JSON.
+func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.String()) }
+
+// MarshalYAML masks the secret in YAML.
+func (s Secret) MarshalYAML() (any, error) { return s.String(), nil }
+
+// MarshalText masks the secret in TOML, whose encoder asks strings for it by their pointer only, and in other encodings.
+func (s *Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // URL is an address that may carry a user and a password, as broker URLs do. It prints and encodes with the password
 // masked; Reveal gives the whole text. The zero value is an address that is not set.
@@ -66,8 +73,25 @@ func (u URL) Format(f fmt.State, verb rune) {
 	_, _ = io.WriteString(f, text)
 }
 
-// MarshalText masks passwords in JSON, TOML and YAML.
-func (u URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+// MarshalJSON masks passwords in JSON, and leaves "&" and its like as they are.
+func (u URL) MarshalJSON() ([]byte, error) { return marshalPlain(u.String()) }
+
+// MarshalYAML masks passwords in YAML.
+func (u URL) MarshalYAML() (any, error) { return u.String(), nil }
+
+// MarshalText masks passwords in TOML, as that of Secret.
+func (u *URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+// marshalPlain encodes to JSON without escapes for HTML.
+func marshalPlain(v any) ([]byte, error) {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
 
 // secretOption finds options of URLs whose value is a secret: trust_store_password='…', ?token=….
 var secretOption = regexp.MustCompile(`(?i)([a-z_.-]*(?:password|passwd|secret|token|api_?key)[a-z_]*=)('[^']*'?|[^&;,'"\s]*)`)
@@ -191,13 +215,4 @@ func ParseSize(text string) (Size, error) {
 		return 0, errNotSize
 	}
 	return Size(n * factor), nil
-}
-
-// encodeText is what a value of this package looks like in messages and documentation.
-func encodeText(v any) string {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Sprintf("%v", v)
-	}
-	return string(data)
 }
