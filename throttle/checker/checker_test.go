@@ -182,7 +182,7 @@ func TestHitNothingAllocatesNothing(t *testing.T) {
 			t.Fatal("hit")
 		}
 	})
-	if n != 0 {
+	if n != 0 && !raceDetector {
 		t.Errorf("%v allocations per request, want 0", n)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"strings"
 	"unicode/utf8"
+	"unsafe"
 
 	"gatehouse/throttle"
 	"gatehouse/throttle/databridge"
@@ -17,6 +18,7 @@ type encoder struct {
 	buf []byte
 
 	pairs   []pair
+	names   []byte // header names in lower case
 	visited section
 }
 
@@ -39,7 +41,6 @@ const (
 // pair is one property. Values of one header are chained by next.
 type pair struct {
 	name, value string
-	section     section
 	next        int // index of the next value of this header, 0 for none
 	chained     bool
 }
@@ -114,7 +115,7 @@ func (e *encoder) appendProperties(b []byte, r *throttle.Request) []byte {
 		b = append(b, '0')
 	}
 
-	e.pairs = e.pairs[:0]
+	e.pairs, e.names = e.pairs[:0], e.names[:0]
 	if src, ok := r.Attributes.(throttle.AttributeSource); ok {
 		if e.p.headers {
 			e.visited = inHeaders
@@ -146,12 +147,12 @@ func (e *encoder) appendProperties(b []byte, r *throttle.Request) []byte {
 		b = appendInt(b, r.MessageSize)
 	}
 	for i, p := range r.Properties {
-		if reserved(p.Name) || laterProperty(r.Properties[i+1:], p.Name) {
+		if reserved(p.Name) || !utf8.ValidString(p.Name) || laterProperty(r.Properties[i+1:], p.Name) {
 			continue
 		}
 		if before := len(b); before < limit {
-			b = appendString(append(b, ','), p.Name, false)
-			b = appendString(append(b, ':'), p.Value, false)
+			b = appendString(append(b, ','), p.Name)
+			b = appendString(append(b, ':'), p.Value)
 			if len(b) > limit {
 				b = b[:before]
 			}
@@ -174,7 +175,7 @@ func laterProperty(list []throttle.Property, name string) bool {
 // overridden says whether a custom property takes the name of p.
 func (e *encoder) overridden(p *pair, r *throttle.Request) bool {
 	for i := range r.Properties {
-		if e.equal(p, r.Properties[i].Name, inClaims) {
+		if p.name == r.Properties[i].Name {
 			return true
 		}
 	}
@@ -182,45 +183,45 @@ func (e *encoder) overridden(p *pair, r *throttle.Request) bool {
 }
 
 func (e *encoder) appendPair(b []byte, p *pair) []byte {
-	b = appendString(append(b, ','), p.name, p.section == inHeaders && !e.p.namesAsReceived)
+	b = appendString(append(b, ','), p.name)
 	b = append(b, ':')
 	if p.next == 0 {
-		return appendString(b, p.value, false)
+		return appendString(b, p.value)
 	}
 	b = append(b, '"')
-	b = appendEscaped(b, p.value, false)
+	b = appendEscaped(b, p.value)
 	for i := p.next; i != 0; i = e.pairs[i].next {
 		b = append(b, ',', ' ')
-		b = appendEscaped(b, e.pairs[i].value, false)
+		b = appendEscaped(b, e.pairs[i].value)
 	}
 	return append(b, '"')
 }
 
 // VisitAttribute implements throttle.AttributeVisitor.
 func (e *encoder) VisitAttribute(name, value string) {
-	if name == "" || len(e.pairs) >= maxPairs {
+	if name == "" || len(e.pairs) >= maxPairs || !utf8.ValidString(name) {
 		return
 	}
-	var lower [64]byte
 	switch e.visited {
 	case inHeaders:
-		n := appendLower(lower[:0], name)
-		if _, secret := e.p.secretHeaders[string(n)]; secret || reserved(string(n)) || reserved(name) {
+		lower := e.lower(name)
+		if _, secret := e.p.secretHeaders[lower]; secret || reserved(lower) {
 			return
+		}
+		if !e.p.namesAsReceived {
+			name = lower
 		}
 	case inQuery:
-		n := appendLower(lower[:0], name)
-		if _, secret := e.p.secretQuery[string(n)]; secret || reserved(name) {
+		if _, secret := e.p.secretQuery[e.lower(name)]; secret {
 			return
 		}
-	case inClaims:
-		if reserved(name) {
-			return
-		}
+	}
+	if reserved(name) {
+		return
 	}
 	for i := range e.pairs {
 		p := &e.pairs[i]
-		if p.chained || !e.equal(p, name, e.visited) {
+		if p.chained || p.name != name {
 			continue
 		}
 		if e.visited == inHeaders {
@@ -233,38 +234,25 @@ func (e *encoder) VisitAttribute(name, value string) {
 			return
 		}
 		// The last value of a query parameter counts; a query parameter wins over a header, a claim over both.
-		for j := p.next; j != 0; j = e.pairs[j].next {
-			e.pairs[j].chained = true
-		}
-		*p = pair{name: name, value: value, section: e.visited}
+		*p = pair{name: name, value: value}
 		return
 	}
-	e.pairs = append(e.pairs, pair{name: name, value: value, section: e.visited})
+	e.pairs = append(e.pairs, pair{name: name, value: value})
 }
 
-// equal says whether p and an attribute of that name end up under one name in the JSON object.
-func (e *encoder) equal(p *pair, name string, s section) bool {
-	if len(p.name) != len(name) {
-		return false
-	}
-	pLower := p.section == inHeaders && !e.p.namesAsReceived
-	nLower := s == inHeaders && !e.p.namesAsReceived
-	if !pLower && !nLower {
-		return p.name == name
-	}
+// lower returns the name in lower case, in memory of the encoder that is not written again while this event is made.
+func (e *encoder) lower(name string) string {
 	for i := range len(name) {
-		a, b := p.name[i], name[i]
-		if pLower {
-			a = lowerByte(a)
-		}
-		if nLower {
-			b = lowerByte(b)
-		}
-		if a != b {
-			return false
+		if c := name[i]; c >= 'A' && c <= 'Z' {
+			at := len(e.names)
+			e.names = append(e.names, name...)
+			for j := at + i; j < len(e.names); j++ {
+				e.names[j] = lowerByte(e.names[j])
+			}
+			return unsafe.String(&e.names[at], len(name))
 		}
 	}
-	return true
+	return name
 }
 
 func lowerByte(c byte) byte {
@@ -272,13 +260,6 @@ func lowerByte(c byte) byte {
 		return c + 'a' - 'A'
 	}
 	return c
-}
-
-func appendLower(dst []byte, s string) []byte {
-	for i := range len(s) {
-		dst = append(dst, lowerByte(s[i]))
-	}
-	return dst
 }
 
 func appendInt(b []byte, n int64) []byte {
@@ -294,9 +275,9 @@ func appendInt(b []byte, n int64) []byte {
 	return append(b, d[i:]...)
 }
 
-func appendString(b []byte, s string, lower bool) []byte {
+func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
-	b = appendEscaped(b, s, lower)
+	b = appendEscaped(b, s)
 	return append(b, '"')
 }
 
@@ -304,33 +285,33 @@ const hexDigits = "0123456789abcdef"
 
 // appendEscaped appends s as the inside of a JSON string. Bytes that are no UTF-8 become the replacement character: a
 // property must never make the whole event useless.
-func appendEscaped(b []byte, s string, lower bool) []byte {
+func appendEscaped(b []byte, s string) []byte {
+	plain := 0 // s[plain:i] needs no escape
 	for i := 0; i < len(s); {
 		c := s[i]
+		if c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
+			i++
+			continue
+		}
 		if c < utf8.RuneSelf {
-			if lower {
-				c = lowerByte(c)
-			}
-			switch {
-			case c == '"' || c == '\\':
+			b = append(b, s[plain:i]...)
+			if c == '"' || c == '\\' {
 				b = append(b, '\\', c)
-			case c >= ' ' && c != 0x7f:
-				b = append(b, c)
-			default:
+			} else {
 				b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
 			}
 			i++
+			plain = i
 			continue
 		}
 		ru, n := utf8.DecodeRuneInString(s[i:])
 		if ru == utf8.RuneError && n == 1 {
-			b = append(b, "\ufffd"...)
-		} else {
-			b = append(b, s[i:i+n]...)
+			b = append(append(b, s[plain:i]...), "\ufffd"...)
+			plain = i + 1
 		}
 		i += n
 	}
-	return b
+	return append(b, s[plain:]...)
 }
 
 func lowerSet(lists ...[]string) map[string]struct{} {

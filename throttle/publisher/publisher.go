@@ -446,26 +446,23 @@ func (e *endpoint) next(ctx context.Context, buf []byte) (batch, bool) {
 			g.waiting.Add(-1)
 			continue
 		}
-		if g.p.closing.Load() && g.depth() == 0 {
-			return batch{}, false
+		// Another endpoint sends. While the publisher closes, this one stays as long as something could come back.
+		drain := g.p.drain
+		var again <-chan time.Time
+		if g.p.closing.Load() {
+			if g.depth() == 0 {
+				return batch{}, false
+			}
+			drain, again = nil, time.After(20*time.Millisecond)
 		}
 		select {
 		case <-changed:
+		case <-drain:
+		case <-again:
 		case <-ctx.Done():
-		case <-g.drained():
 		}
 	}
 	return batch{}, false
-}
-
-// drained is ready a moment after the publisher began to close, and never before.
-func (g *group) drained() <-chan time.Time {
-	select {
-	case <-g.p.drain:
-		return time.After(20 * time.Millisecond)
-	default:
-		return nil
-	}
 }
 
 // take returns a failed batch, or makes one of what is queued, in buf.
