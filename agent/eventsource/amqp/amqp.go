@@ -158,7 +158,7 @@ func (s *Source) dial(ctx context.Context, b brokerurl.Broker) (*amqp091.Connect
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	if b.TLS {
-		secured := tls.Client(conn, tlsConfig(s.o.TLS, b))
+		secured := tls.Client(conn, b.TLSConfig(s.o.TLS))
 		if err := secured.HandshakeContext(ctx); err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("tls: %w", err)
@@ -206,21 +206,4 @@ func (a *plainAuth) Response() string {
 		capabilities["authentication_failure_close"] = true
 	}
 	return "\x00" + a.username + "\x00" + a.password
-}
-
-func tlsConfig(base *tls.Config, b brokerurl.Broker) *tls.Config {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if base != nil {
-		c = base.Clone()
-	}
-	if c.ServerName == "" {
-		c.ServerName, _, _ = net.SplitHostPort(b.Address)
-	}
-	if b.SkipVerifyHostname && !c.InsecureSkipVerify {
-		// Everything but the name is checked.
-		roots := c.RootCAs
-		c.InsecureSkipVerify = true
-		c.VerifyConnection = func(state tls.ConnectionState) error { return verifyChain(state, roots) }
-	}
-	return c
 }

@@ -2,8 +2,6 @@ package amqp
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -149,17 +147,5 @@ func orClosed(err *amqp091.Error) error {
 	if err == nil {
 		return errors.New("closed")
 	}
-	return err
-}
-
-func verifyChain(state tls.ConnectionState, roots *x509.CertPool) error {
-	if len(state.PeerCertificates) == 0 {
-		return errors.New("the broker sent no certificate")
-	}
-	intermediates := x509.NewCertPool()
-	for _, c := range state.PeerCertificates[1:] {
-		intermediates.AddCert(c)
-	}
-	_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates})
 	return err
 }
