@@ -51,7 +51,7 @@ func Parse(name string, data []byte, env func(string) (string, bool), baseDir st
 	source := &Source{File: name, Dir: baseDir, places: map[string]Position{}}
 	d := &decoder{
 		doc: doc, source: source, baseDir: baseDir, bad: map[string]bool{},
-		expand: &expander{root: doc.root, env: env, baseDir: baseDir, files: map[string]bool{}},
+		expand: &expander{root: doc.root, env: env, baseDir: baseDir, files: map[string]bool{}, followed: map[string]*node{}},
 	}
 	c := Default()
 	d.section(schema(), doc.root, "", reflect.ValueOf(c).Elem())

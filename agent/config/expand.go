@@ -75,6 +75,8 @@ type expander struct {
 	baseDir string
 	files   map[string]bool // read by $file{…}
 	open    []string        // keys whose $ref{…} are being followed
+	// followed keeps what keys came to, so that references of references cost no more than their number.
+	followed map[string]*node
 }
 
 // expanded is a string after replacement.
@@ -121,6 +123,9 @@ func (x *expander) expand(text string, f *field) (expanded, *problem) {
 		}
 		b.WriteString(value)
 		replaced = true
+		if b.Len() > maxInserted {
+			return expanded{}, &problem{"becomes longer than " + Size(maxInserted).String() + " by replacement", "write a shorter value"}
+		}
 	}
 	return expanded{text: b.String(), replaced: replaced}, nil
 }
@@ -210,6 +215,9 @@ func (x *expander) follow(part piece, f *field) (*node, *problem) {
 	if target.kind != kindString {
 		return target, nil
 	}
+	if done := x.followed[key]; done != nil {
+		return done, nil
+	}
 	for i, open := range x.open {
 		if open == key {
 			return nil, &problem{"a circle of references: " + strings.Join(append(x.open[i:len(x.open):len(x.open)], key), " -> "), "write the value at one of these keys"}
@@ -225,10 +233,12 @@ func (x *expander) follow(part piece, f *field) (*node, *problem) {
 	if p != nil {
 		return nil, p
 	}
-	if result.whole != nil {
-		return result.whole, nil
+	done := result.whole
+	if done == nil {
+		done = &node{kind: kindString, text: result.text, pos: target.pos}
 	}
-	return &node{kind: kindString, text: result.text, pos: target.pos}, nil
+	x.followed[key] = done
+	return done, nil
 }
 
 func (x *expander) lookup(key string) *node {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -102,6 +103,7 @@ func TestReplacementThatFails(t *testing.T) {
 		{"secure vault of deployment.toml", "[admin]\ntoken = \"$secret{admin}\"", "refers to WSO2's secure vault"},
 		{"secure vault inside a URL", "[relay]\nnats_url = \"nats://u:{secretAlias:x}@h:1\"", "refers to WSO2's secure vault"},
 		{"Java system property by name", "[gateway]\nrealm = \"$sys{carbon.home}\"", "names a Java system property"},
+		{"references that double", doubling(40), "becomes longer than 1MiB by replacement"},
 		{"the inserted value is wrong", "[gateway]\ndrain_delay = \"$env{SOON}\"", `gateway.drain_delay = "$env{SOON}": not a duration (after replacement); write a number with a unit`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -117,4 +119,15 @@ func TestReplacementThatFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// doubling is a chain of keys of which each holds the next one twice.
+func doubling(n int) string {
+	var b strings.Builder
+	b.WriteString("[unknown]\n")
+	for i := range n {
+		fmt.Fprintf(&b, "k%d = \"$ref{unknown.k%d}$ref{unknown.k%d}\"\n", i, i+1, i+1)
+	}
+	fmt.Fprintf(&b, "k%d = \"0123456789\"\n[gateway]\nrealm = \"$ref{unknown.k0}\"\n", n)
+	return b.String()
 }
