@@ -2,6 +2,7 @@ package store
 
 import (
 	"hash/maphash"
+	"reflect"
 
 	"gatehouse/subscription"
 )
@@ -120,7 +121,13 @@ func (s *Store) apiSchema() schema[APIKey, subscription.API] {
 			}
 			return before, also
 		},
-		intern: func(r *subscription.API, share func(*string)) {
+		same: func(a, b *subscription.API) bool {
+			x, y := *a, *b
+			x.Origin, y.Origin = subscription.Origin{}, subscription.Origin{}
+			return reflect.DeepEqual(x, y)
+		},
+		intern: func(r *subscription.API, share, own func(*string)) {
+			own(&r.UUID)
 			for _, p := range []*string{&r.Provider, &r.Type, &r.Status, &r.Policy, &r.Tenant, &r.Version, &r.Origin.Kind, &r.Origin.ID} {
 				share(p)
 			}
@@ -139,7 +146,14 @@ func (s *Store) applicationSchema() schema[int64, subscription.Application] {
 			},
 		},
 		canonical: func(*view[subscription.Application], *subscription.Application) {},
-		intern: func(r *subscription.Application, share func(*string)) {
+		same: func(a, b *subscription.Application) bool {
+			x, y := *a, *b
+			x.Origin, y.Origin = subscription.Origin{}, subscription.Origin{}
+			return reflect.DeepEqual(x, y)
+		},
+		intern: func(r *subscription.Application, share, own func(*string)) {
+			own(&r.UUID)
+			own(&r.Name)
 			share(&r.Policy)
 			share(&r.TokenType)
 			share(&r.Tenant)
@@ -162,7 +176,13 @@ func (s *Store) mappingSchema() schema[MappingKey, subscription.KeyMapping] {
 		canonical: func(_ *view[subscription.KeyMapping], r *subscription.KeyMapping) {
 			r.KeyManager = subscription.CanonicalKeyManager(r.KeyManager)
 		},
-		intern: func(r *subscription.KeyMapping, share func(*string)) {
+		same: func(a, b *subscription.KeyMapping) bool {
+			x, y := *a, *b
+			x.Origin, y.Origin = subscription.Origin{}, subscription.Origin{}
+			return x == y
+		},
+		intern: func(r *subscription.KeyMapping, share, own func(*string)) {
+			own(&r.ConsumerKey)
 			share((*string)(&r.KeyType))
 			share(&r.KeyManager)
 			share(&r.ApplicationUUID)
@@ -187,7 +207,13 @@ func (s *Store) subscriptionSchema() schema[int64, subscription.Subscription] {
 			},
 		},
 		canonical: func(*view[subscription.Subscription], *subscription.Subscription) {},
-		intern: func(r *subscription.Subscription, share func(*string)) {
+		same: func(a, b *subscription.Subscription) bool {
+			x, y := *a, *b
+			x.Origin, y.Origin = subscription.Origin{}, subscription.Origin{}
+			return x == y
+		},
+		intern: func(r *subscription.Subscription, share, own func(*string)) {
+			own(&r.UUID)
 			share(&r.APIUUID)
 			share(&r.ApplicationUUID)
 			share(&r.Policy)

@@ -4,6 +4,7 @@ import (
 	"iter"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // Table holds the rows of one kind under their key, and the secondary indexes that the request path reads. Readers take
@@ -35,8 +36,10 @@ type schema[K comparable, R any] struct {
 	canonical func(*view[R], *R)
 	// rivals returns the rows that the row replaces. When nil it is the row of the same key.
 	rivals func(*view[R], *R) (before, also *R)
-	// intern makes the strings of a row share memory with those of others.
-	intern func(*R, func(*string))
+	// same reports whether two rows say the same, Origin apart.
+	same func(a, b *R) bool
+	// intern calls share for the strings of a row that other rows have too, and own for those that they have not.
+	intern func(r *R, share, own func(*string))
 }
 
 func newTable[K comparable, R any](s schema[K, R]) *Table[K, R] {
@@ -51,7 +54,7 @@ func newTable[K comparable, R any](s schema[K, R]) *Table[K, R] {
 func (t *Table[K, R]) emptyView(rows int) *view[R] {
 	v := &view[R]{primary: newIndex[R](rows), secondary: make([]*index[R], len(t.schema.secondary))}
 	for i := range v.secondary {
-		v.secondary[i] = newIndex[R](0)
+		v.secondary[i] = newIndex[R](rows)
 	}
 	return v
 }
@@ -110,32 +113,37 @@ func (t *Table[K, R]) Delete(k K) (before *R) {
 }
 
 // ReplaceAll makes the rows the whole content of the table, in one step: a reader sees all of the old rows or all of
-// the new ones. Of several rows of one key the last counts.
-//
-// The table takes the slice over, for the sake of memory: the caller must neither change nor keep it.
+// the new ones. Of several rows of one key the last counts. The rows are copied. A row that says what the table already
+// has keeps its place and its Origin, which is when that was first learnt, so that a pull without news costs no memory.
 func (t *Table[K, R]) ReplaceAll(rows []R) {
+	_ = t.ReplaceAllFrom(len(rows), func(yield func(R, error) bool) {
+		for i := range rows {
+			if !yield(rows[i], nil) {
+				return
+			}
+		}
+	})
+}
+
+// ReplaceAllFrom is ReplaceAll for rows that are made one by one, so that a list of a million need not be held twice.
+// about is how many are expected; it may be wrong. When the sequence yields an error, the table stays as it is and the
+// error is returned. Writers wait until the sequence has ended, readers do not.
+func (t *Table[K, R]) ReplaceAllFrom(about int, rows iter.Seq2[R, error]) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	v := t.emptyView(len(rows))
-	for i := range v.secondary {
-		v.secondary[i] = newIndex[R](t.countSecondary(rows, i))
-	}
-	seen := make(map[string]string)
-	share := func(s *string) {
-		if *s == "" {
-			return
+	old, v := t.view.Load(), t.emptyView(about)
+	l := loader[R]{seen: make(map[string]string)}
+	for row, err := range rows {
+		if err != nil {
+			return err
 		}
-		if known, ok := seen[*s]; ok {
-			*s = known
-		} else {
-			seen[*s] = *s
+		t.schema.canonical(v, &row)
+		before, also := t.schema.rivals(v, &row)
+		r := t.schema.find(old, t.schema.key(&row))
+		if r == nil || !t.schema.same(r, &row) {
+			t.schema.intern(&row, l.share, l.own)
+			r = l.keep(row)
 		}
-	}
-	for i := range rows {
-		r := &rows[i]
-		t.schema.canonical(v, r)
-		t.schema.intern(r, share)
-		before, also := t.schema.rivals(v, r)
 		t.put(v, r, before)
 		if also != nil {
 			t.remove(v, also)
@@ -143,15 +151,55 @@ func (t *Table[K, R]) ReplaceAll(rows []R) {
 	}
 	t.view.Store(v)
 	t.rows.Store(int64(v.primary.live))
+	return nil
 }
 
-func (t *Table[K, R]) countSecondary(rows []R, i int) (n int) {
-	for j := range rows {
-		if _, ok := t.schema.secondary[i](&rows[j]); ok {
-			n++
-		}
+// loader gives rows and their strings memory in blocks: a million objects less for the garbage collector to look at.
+type loader[R any] struct {
+	seen  map[string]string
+	text  []byte
+	block []R
+}
+
+const (
+	rowsPerBlock = 512
+	textPerBlock = 16 << 10
+)
+
+// share makes a string that many rows have in common one.
+func (l *loader[R]) share(s *string) {
+	if *s == "" {
+		return
 	}
-	return n
+	known, ok := l.seen[*s]
+	if !ok {
+		known = *s
+		l.own(&known)
+		l.seen[known] = known
+	}
+	*s = known
+}
+
+// own moves a string into the block.
+func (l *loader[R]) own(s *string) {
+	n := len(*s)
+	if n == 0 || n > textPerBlock/8 {
+		return
+	}
+	if n > cap(l.text)-len(l.text) {
+		l.text = make([]byte, 0, textPerBlock)
+	}
+	at := len(l.text)
+	l.text = append(l.text, *s...)
+	*s = unsafe.String(&l.text[at], n)
+}
+
+func (l *loader[R]) keep(row R) *R {
+	if len(l.block) == cap(l.block) {
+		l.block = make([]R, 0, rowsPerBlock)
+	}
+	l.block = append(l.block, row)
+	return &l.block[len(l.block)-1]
 }
 
 // put writes r into every index; where before stood under the same hash r takes its place in one step, elsewhere r is
