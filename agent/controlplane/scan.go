@@ -276,6 +276,23 @@ func (s *scanner) rawString() []byte {
 	if s.err != nil {
 		return nil
 	}
+	// Nearly every string stands whole in the window and has no escapes.
+	start := s.pos + 1
+	for i, c := range s.buf[start:s.end] {
+		if plain[c] {
+			continue
+		}
+		if c == '"' {
+			s.pos = start + i + 1
+			return s.buf[start : start+i]
+		}
+		break
+	}
+	return s.longString()
+}
+
+// longString is rawString for a string that reaches over the end of the window or has bytes that need work.
+func (s *scanner) longString() []byte {
 	s.mark = s.pos
 	defer func() { s.mark = -1 }()
 	s.pos++
