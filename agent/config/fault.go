@@ -2,7 +2,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"sort"
 	"strconv"
 	"strings"
@@ -10,8 +9,8 @@ import (
 
 // Position is a place in a configuration file. The zero value means that the place is not known.
 type Position struct {
-	Line   int `json:"line"`   // from 1
-	Column int `json:"column"` // from 1, in bytes
+	Line   int `json:"line,omitempty"`   // from 1
+	Column int `json:"column,omitempty"` // from 1, in bytes
 }
 
 // Fault is one thing that is wrong in a configuration file, and what would be right.
@@ -93,7 +92,7 @@ func (fs Faults) sorted() Faults {
 type Note struct {
 	File string `json:"file"`
 	Position
-	Key  string `json:"key"`
+	Key  string `json:"key,omitempty"`
 	Text string `json:"text"`
 	// Warning marks what makes the gateway less safe than its defaults; log it at that level.
 	Warning bool `json:"warning,omitempty"`
@@ -101,5 +100,5 @@ type Note struct {
 
 // String returns the note in one line: "gatehouse.toml:30: apim.throttling.publisher.max_idle: without effect: …".
 func (n Note) String() string {
-	return fmt.Sprintf("%s:%d: %s: %s", n.File, n.Line, n.Key, n.Text)
+	return Fault{File: n.File, Position: n.Position, Key: n.Key, Problem: n.Text}.Error()
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"gatehouse/agent/config"
 )
 
 // Exit statuses, the same for every command.
@@ -47,7 +49,8 @@ func (e *statusError) Error() string {
 
 func (e *statusError) Unwrap() error { return e.err }
 
-// usageError marks an error as one of usage or configuration: status 2. A nil err says that it has been printed.
+// usageError marks an error as one of usage or configuration: status 2. A nil err says that it has been printed; the error
+// of config.Load is printed fault by fault.
 func usageError(err error) error { return &statusError{status: statusUsage, err: err} }
 
 // failedError marks an error as a failure while running: status 1. A nil err says that it has been printed.
@@ -67,6 +70,12 @@ func execute(ctx context.Context, args []string, streams ioStreams) int {
 	if own, ok := errors.AsType[*statusError](err); ok {
 		status = own.status
 	}
+	if faults, ok := errors.AsType[config.Faults](err); ok {
+		for _, fault := range faults {
+			fmt.Fprintln(streams.Err, fault.Error()) // file and line first, where editors look for them
+		}
+		return status
+	}
 	if text := err.Error(); text != "" {
 		fmt.Fprintln(streams.Err, "gatehouse: "+text)
 	}
@@ -80,9 +89,9 @@ func newRootCommand(streams ioStreams) *cobra.Command {
 		Long:          "Gatehouse is an API gateway that WSO2 API Manager governs. Each command below is a role or a tool of the one binary.\n\nExit status: 0 fine, 1 failed while running, 2 wrong usage or configuration.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError(unknownCommand(args[0]))
+				return usageError(unknownCommand(cmd, args[0]))
 			}
 			return nil
 		},
@@ -94,6 +103,7 @@ func newRootCommand(streams ioStreams) *cobra.Command {
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
 	root.SetErr(streams.Err)
+	root.SuggestionsMinimumDistance = 2
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError(fmt.Errorf("%w; see %q", err, cmd.CommandPath()+" --help"))
@@ -124,10 +134,13 @@ func asFailure(run func(*cobra.Command, []string) error) func(*cobra.Command, []
 	}
 }
 
-func unknownCommand(name string) error {
+func unknownCommand(root *cobra.Command, name string) error {
 	names := make([]string, 0, len(commands))
 	for _, construct := range commands {
 		names = append(names, construct(ioStreams{}).Name())
+	}
+	if near := root.SuggestionsFor(name); len(near) > 0 {
+		return fmt.Errorf("unknown command %q; did you mean %q?", name, near[0])
 	}
 	return fmt.Errorf("unknown command %q; the commands are %s", name, strings.Join(names, ", "))
 }

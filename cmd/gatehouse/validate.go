@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"gatehouse/agent/artifact"
 	"gatehouse/agent/config"
 )
 
@@ -17,6 +20,7 @@ const defaultConfig = "gatehouse.toml"
 type verdict struct {
 	Path       string         `json:"path"`
 	OK         bool           `json:"ok"`
+	API        string         `json:"api,omitempty"`        // name and version
 	Operations *int           `json:"operations,omitempty"` // of an API
 	Faults     []config.Fault `json:"faults,omitempty"`
 	Notes      []config.Note  `json:"notes,omitempty"`
@@ -43,6 +47,9 @@ func newValidateCommand(streams ioStreams) *cobra.Command {
 		if name != "" {
 			verdicts = append(verdicts, checkConfig(name))
 		}
+		for _, arg := range args {
+			verdicts = append(verdicts, checkProjects(arg)...)
+		}
 		return report(streams, verdicts, *output == "json")
 	}
 	return command
@@ -55,6 +62,34 @@ func checkConfig(path string) verdict {
 		v.Notes = source.Notes
 	}
 	return v
+}
+
+// checkProjects checks what stands at a path: one API, or each in a folder.
+func checkProjects(path string) []verdict {
+	checked, err := artifact.CheckPath(path, artifact.Options{LookupEnv: os.LookupEnv})
+	if err != nil {
+		// The message begins with the path, which the fault has already.
+		return []verdict{{Path: path, Faults: []config.Fault{{File: path, Problem: strings.TrimPrefix(err.Error(), path+": ")}}}}
+	}
+	verdicts := make([]verdict, 0, len(checked))
+	for _, c := range checked {
+		v := verdict{Path: c.Path, OK: len(c.Faults) == 0}
+		if v.OK {
+			v.API, v.Operations = strings.TrimSpace(c.Name+" "+c.Version), &c.Operations
+		}
+		for _, f := range c.Faults {
+			fault := config.Fault{File: f.File, Position: config.Position{Line: f.Line, Column: f.Column}, Key: f.Key, Problem: f.Problem, Fix: f.Want}
+			if f.Value != "" {
+				fault.Value = strconv.Quote(f.Value)
+			}
+			v.Faults = append(v.Faults, fault)
+		}
+		for _, note := range c.Notes {
+			v.Notes = append(v.Notes, config.Note{File: c.Path, Text: note})
+		}
+		verdicts = append(verdicts, v)
+	}
+	return verdicts
 }
 
 // report prints the verdicts, and gives the error that makes the status 2 when one of them is bad.

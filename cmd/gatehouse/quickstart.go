@@ -1,0 +1,284 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gatehouse/integration/emulator"
+)
+
+type quickstartOptions struct {
+	http, admin, manager string
+	eventHub             string
+	once                 bool
+	output               string
+}
+
+func newQuickstartCommand(streams ioStreams) *cobra.Command {
+	var o quickstartOptions
+	cmd := &cobra.Command{
+		Use:   "quickstart",
+		Short: "Run a gateway with everything around it on this machine",
+		Long: `Run a gateway with everything around it on this machine: an emulated API Manager (data service over HTTPS, event hub on
+an embedded NATS server, traffic manager), a third-party key manager, a sample backend, and the gateway registered with them
+over real sockets. Curl lines to try are printed, each with the answer to expect.`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.http, "http", "127.0.0.1:9090", "where the gateway listens; port 0 takes a free one")
+	f.StringVar(&o.admin, "admin", "127.0.0.1:9096", "where its admin server listens; port 0 takes a free one")
+	f.StringVar(&o.manager, "api-manager", "127.0.0.1:9443", "where the emulated API Manager listens; port 0 takes a free one")
+	f.StringVar(&o.eventHub, "event-hub", "", "a broker to use instead of the embedded one: amqp://user:password@host:port/vhost or nats://host:port")
+	f.BoolVar(&o.once, "once", false, "run the printed requests, print each with its answer, and end: status 1 if one differs")
+	output := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		o.output = *output
+		return runQuickstart(cmd.Context(), o, streams)
+	}
+	return cmd
+}
+
+// quickstartReady is how long the gateway may take to become ready.
+const quickstartReady = 20 * time.Second
+
+func runQuickstart(ctx context.Context, o quickstartOptions, streams ioStreams) (err error) {
+	began := time.Now()
+	folder, err := os.MkdirTemp("", "gatehouse-")
+	if err != nil {
+		return fmt.Errorf("make a folder for the quickstart: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
+
+	httpAddress, err := freeAddress("http", o.http)
+	if err != nil {
+		return err
+	}
+	adminAddress, err := freeAddress("admin", o.admin)
+	if err != nil {
+		return err
+	}
+	managerAddress, err := freeAddress("api-manager", o.manager)
+	if err != nil {
+		return err
+	}
+	e, err := emulator.New(emulator.Options{
+		Address: managerAddress, EventHub: o.eventHub, VHost: quickstartVHost,
+		OnError: func(err error) { fmt.Fprintln(streams.Err, "gatehouse: emulator:", err) },
+	})
+	if err != nil {
+		return fmt.Errorf("start the emulated API Manager: %w", err)
+	}
+	defer e.Close()
+	if err := fillQuickstart(e); err != nil {
+		return fmt.Errorf("fill the emulated API Manager: %w", err)
+	}
+	tokens, headers, err := mintQuickstart(e, folder)
+	if err != nil {
+		return err
+	}
+	configFile, err := quickstartConfig(e, folder, httpAddress, adminAddress)
+	if err != nil {
+		return err
+	}
+	logFile := filepath.Join(folder, "gatehouse.log")
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the gateway's log: %w", err)
+	}
+	defer log.Close()
+
+	// The gateway ends before the world around it does.
+	run, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- runGateway(run, configFile, log) }()
+	var gatewayErr error
+	running := true
+	defer func() {
+		stop()
+		if running {
+			gatewayErr = <-ended
+		}
+		if gatewayErr != nil && ctx.Err() == nil {
+			err = errors.Join(err, fmt.Errorf("gateway: %w", gatewayErr))
+		}
+	}()
+
+	gateway, admin := "http://"+localAddress(httpAddress), "http://"+localAddress(adminAddress)
+	if e := awaitReady(run, admin, ended); e != nil {
+		if errors.Is(e, errGatewayEnded) {
+			running = false
+			gatewayErr = errors.Unwrap(e)
+			tail(streams.Err, logFile)
+			return nil
+		}
+		tail(streams.Err, logFile)
+		return e
+	}
+	curl := "curl -s"
+	if wildcard(httpAddress) {
+		curl = "curl -4 -s"
+	}
+	plan := newQuickstartPlan(gateway, e.URL(), curl, headers)
+	places := quickstartPlaces{
+		Ready: true, Seconds: time.Since(began).Seconds(), Gateway: gateway, Admin: admin, APIManager: e.URL(), Page: e.URL() + "/emulator/", Counters: e.URL() + "/emulator/counters",
+		KeyManager: e.Issuer().Issuer(), Backend: e.BackendURL(), EventHub: maskedURL(e.Hub().URL()), Embedded: e.Hub().Embedded(), Config: configFile, Log: logFile, Tokens: tokens,
+	}
+	if o.once {
+		return runQuickstartOnce(ctx, plan, e, tokens, o.output, streams)
+	}
+	if o.output == "json" {
+		places.Steps = plan.steps
+		if err := printJSON(streams.Out, places); err != nil {
+			return err
+		}
+	} else {
+		places.print(streams.Out)
+		plan.print(streams.Out)
+		fmt.Fprintf(streams.Out, "\nPress Ctrl-C to end. %q runs all of this and checks it.\n", "gatehouse quickstart --once")
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case gatewayErr = <-ended:
+		running = false
+		if gatewayErr == nil {
+			return errors.New("the gateway ended by itself")
+		}
+		tail(streams.Err, logFile)
+		return nil
+	}
+}
+
+func runQuickstartOnce(ctx context.Context, plan *quickstartPlan, e *emulator.Emulator, tokens map[string]string, output string, streams ioStreams) error {
+	results := []quickstartResult{}
+	group, wrong := "", 0
+	right := runQuickstartPlan(ctx, plan, e.CAPEM(), tokens, func(r quickstartResult) {
+		if !r.OK {
+			wrong++
+		}
+		if output == "json" {
+			results = append(results, r)
+			return
+		}
+		if r.Group != group {
+			group = r.Group
+			fmt.Fprintf(streams.Out, "\n%s\n", group)
+		}
+		mark, expected := "ok  ", ""
+		if !r.OK {
+			mark, expected = "FAIL", "  expected "+quickstartAnswer(r.Status, r.Code)
+		}
+		fmt.Fprintf(streams.Out, "%s  %-10s  %4.0f ms  %s%s\n      %s\n", mark, r.answer(), r.Seconds*1000, r.Title, expected, r.Command)
+	})
+	if output == "json" {
+		if err := printJSON(streams.Out, map[string]any{"ok": right, "steps": results}); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return errors.New("interrupted")
+	}
+	if !right {
+		return fmt.Errorf("%d of %d requests were answered otherwise than printed", wrong, len(plan.steps))
+	}
+	if output != "json" {
+		fmt.Fprintf(streams.Out, "\nall %d requests were answered as printed\n", len(plan.steps))
+	}
+	return nil
+}
+
+// quickstartPlaces is where everything is.
+type quickstartPlaces struct {
+	Ready      bool              `json:"ready"`
+	Seconds    float64           `json:"seconds"`
+	Gateway    string            `json:"gateway"`
+	Admin      string            `json:"admin"`
+	APIManager string            `json:"api_manager"`
+	Page       string            `json:"page"`
+	Counters   string            `json:"counters"`
+	KeyManager string            `json:"key_manager"`
+	Backend    string            `json:"backend"`
+	EventHub   string            `json:"event_hub"`
+	Embedded   bool              `json:"event_hub_embedded"`
+	Config     string            `json:"config"`
+	Log        string            `json:"log"`
+	Tokens     map[string]string `json:"tokens"`
+	Steps      []quickstartStep  `json:"steps"`
+}
+
+func (p quickstartPlaces) print(w io.Writer) {
+	hub := p.EventHub
+	if p.Embedded {
+		hub += "  (in this process)"
+	}
+	fmt.Fprintf(w, "Gatehouse is ready after %.1f s.\n\n", p.Seconds)
+	for _, l := range [][2]string{
+		{"gateway", p.Gateway}, {"its state", p.Admin + "/api/v1/state"}, {"API Manager", p.APIManager + "  (emulated; steer it at " + p.Page + ")"},
+		{"key manager", p.KeyManager}, {"event hub", hub}, {"backend", p.Backend}, {"configuration", p.Config}, {"log", p.Log},
+	} {
+		fmt.Fprintf(w, "  %-14s %s\n", l[0], l[1])
+	}
+}
+
+var errGatewayEnded = errors.New("the gateway ended")
+
+type gatewayEndedError struct{ err error }
+
+func (gatewayEndedError) Error() string        { return errGatewayEnded.Error() }
+func (e gatewayEndedError) Unwrap() error      { return e.err }
+func (gatewayEndedError) Is(target error) bool { return target == errGatewayEnded }
+
+// awaitReady waits until the gateway says that it is ready.
+func awaitReady(ctx context.Context, admin string, ended <-chan error) error {
+	deadline := time.NewTimer(quickstartReady)
+	defer deadline.Stop()
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Timeout: time.Second, Transport: transport}
+	last := "it did not listen"
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-ended:
+			return gatewayEndedError{err}
+		case <-deadline.C:
+			return fmt.Errorf("the gateway was not ready within %s: %s", quickstartReady, last)
+		case <-poll.C:
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, admin+"/health/ready", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			continue
+		}
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // only for the message
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			return nil
+		}
+		last = string(body)
+	}
+}
+
+// tail shows the end of the gateway's log, which goes with its folder.
+func tail(w io.Writer, file string) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return
+	}
+	fmt.Fprintf(w, "the end of the gateway's log:\n%s\n", b[max(0, len(b)-4000):])
+}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// quickstartStep is one curl line with the answer that it must get.
+type quickstartStep struct {
+	Group   string `json:"group"`
+	Title   string `json:"title"`
+	Command string `json:"command"`
+	Status  int    `json:"status"`
+	// Code is the fault code of the answer, 0 for none.
+	Code int `json:"code"`
+	// Within is how many seconds the answer may take to become the expected one.
+	Within float64 `json:"within_seconds"`
+	// Steers is true for a line that changes something at the API Manager.
+	Steers bool `json:"steers"`
+
+	method, url string
+	user        string // whose header file goes with it; "" for none
+}
+
+// quickstartPlan is everything that quickstart prints and --once runs, in order.
+type quickstartPlan struct {
+	gateway string // http://localhost:9090
+	manager string // https://localhost:9443
+	// curl begins each line; it says -4 where the gateway listens on every address, so that the client is 127.0.0.1.
+	curl    string
+	headers map[string]string // user → header file
+	steps   []quickstartStep
+}
+
+// The groups, in the order in which they are printed.
+const (
+	groupCalls  = "Who may call"
+	groupDeny   = "Deny policies"
+	groupBlock  = "Subscriptions"
+	groupCustom = "A custom policy"
+	groupRevoke = "Revocation"
+)
+
+// quickstartLimit requests in a minute are what the custom policy admits.
+const quickstartLimit = 5
+
+// obeyWithin is how soon the gateway follows a change, in seconds.
+const obeyWithin = 1
+
+func newQuickstartPlan(gateway, manager, curl string, headers map[string]string) *quickstartPlan {
+	p := &quickstartPlan{gateway: gateway, manager: manager, curl: curl, headers: headers}
+	const shop = "/shop/1.0.0/items"
+	p.call(groupCalls, "a token of the third-party key manager", shop, "alice", 200, 0, 0)
+	p.call(groupCalls, "no token", shop, "", 401, 900902, 0)
+	p.call(groupCalls, "bob's application has no subscription", shop, "bob", 403, 900908, 0)
+	p.call(groupCalls, "carol's subscription is blocked", shop, "carol", 401, 900907, 0)
+
+	for _, d := range []struct{ title, kind, value string }{
+		{"the client's address", "IP", "127.0.0.1"},
+		{"a range of addresses", "IPRANGE", "127.0.0.0-127.0.0.9"},
+		{"the user", "USER", "alice@carbon.super"},
+		{"the application", "APPLICATION", "alice:MobileApp"},
+		{"the API", "API", "/shop/1.0.0"},
+		{"the subscription", "SUBSCRIPTION", "/shop/1.0.0:1.0.0:alice-MobileApp:PRODUCTION"},
+	} {
+		path := "/emulator/deny?" + quickstartQuery("type", d.kind, "value", d.value)
+		p.steer(groupDeny, "deny "+d.title, http.MethodPut, path, "")
+		p.call(groupDeny, "denied: "+d.title, shop, "alice", 403, 900805, obeyWithin)
+		p.steer(groupDeny, "allow "+d.title, http.MethodDelete, path, "")
+		p.call(groupDeny, "allowed again", shop, "alice", 200, 0, obeyWithin)
+	}
+
+	p.steer(groupBlock, "unblock carol's subscription", http.MethodPut, "/emulator/subscriptions/2?state=UNBLOCKED", "")
+	p.call(groupBlock, "carol may call", shop, "carol", 200, 0, obeyWithin)
+	p.steer(groupBlock, "block it again", http.MethodPut, "/emulator/subscriptions/2?state=BLOCKED", "")
+	p.call(groupBlock, "carol may not", shop, "carol", 401, 900907, obeyWithin)
+
+	custom := "/emulator/custom-policies?" + quickstartQuery("template", "$userId")
+	p.steer(groupCustom, fmt.Sprintf("%d requests a minute for each user", quickstartLimit), http.MethodPut,
+		custom+fmt.Sprintf("&limit=%d&window=60s", quickstartLimit), "")
+	for i := range quickstartLimit {
+		p.call(groupCustom, fmt.Sprintf("request %d of %d", i+1, quickstartLimit), shop, "alice", 200, 0, 0)
+	}
+	p.call(groupCustom, "one too many", shop, "alice", 429, 900806, obeyWithin)
+	p.steer(groupCustom, "take the policy away", http.MethodDelete, custom, "")
+	p.call(groupCustom, "and the next passes", shop, "alice", 200, 0, obeyWithin)
+
+	p.call(groupRevoke, "dave's token is good", shop, "dave", 200, 0, 0)
+	p.steer(groupRevoke, "revoke it", http.MethodPost, "/emulator/revoke", "dave")
+	p.call(groupRevoke, "revoked", shop, "dave", 401, 900901, obeyWithin)
+	return p
+}
+
+// quickstartQuery writes a query that a person can read: only what would end or change it is escaped.
+func quickstartQuery(pairs ...string) string {
+	plain := strings.NewReplacer("%2F", "/", "%3A", ":", "%40", "@", "%24", "$")
+	var parts []string
+	for i := 0; i+1 < len(pairs); i += 2 {
+		parts = append(parts, pairs[i]+"="+plain.Replace(url.QueryEscape(pairs[i+1])))
+	}
+	return strings.Join(parts, "&")
+}
+
+func (p *quickstartPlan) call(group, title, path, user string, status, code int, within float64) {
+	s := quickstartStep{
+		Group: group, Title: title, Status: status, Code: code, Within: within, method: http.MethodGet, url: p.gateway + path, user: user,
+	}
+	s.Command = p.curl + " " + s.url
+	if user != "" {
+		s.Command += " -H @" + p.headers[user]
+	}
+	p.steps = append(p.steps, s)
+}
+
+func (p *quickstartPlan) steer(group, title, method, path, user string) {
+	s := quickstartStep{Group: group, Title: title, Status: 200, Steers: true, method: method, url: p.manager + path, user: user}
+	address := s.url
+	if strings.ContainsAny(address, "?&$") {
+		address = "'" + address + "'"
+	}
+	s.Command = "curl -sk -X " + method + " " + address
+	if user != "" {
+		s.Command += " -H @" + p.headers[user]
+	}
+	p.steps = append(p.steps, s)
+}
+
+// quickstartResult is what a step got.
+type quickstartResult struct {
+	quickstartStep
+	GotStatus int     `json:"got_status"`
+	GotCode   int     `json:"got_code"`
+	Seconds   float64 `json:"seconds"` // until the answer was the expected one
+	OK        bool    `json:"ok"`
+	Error     string  `json:"error,omitempty"`
+}
+
+func (r quickstartResult) answer() string {
+	if r.Error != "" {
+		return r.Error
+	}
+	return quickstartAnswer(r.GotStatus, r.GotCode)
+}
+
+func quickstartAnswer(status, code int) string {
+	if code == 0 {
+		return strconv.Itoa(status)
+	}
+	return fmt.Sprintf("%d %d", status, code)
+}
+
+var faultCode = regexp.MustCompile(`"code"\s*:\s*"?(\d{6})\b`)
+
+// runQuickstartPlan sends the requests of every step, in order, and tells each result to report.
+func runQuickstartPlan(ctx context.Context, p *quickstartPlan, caPEM []byte, tokens map[string]string, report func(quickstartResult)) (allRight bool) {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(caPEM)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true} // as curl
+	client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	allRight = true
+	for _, s := range p.steps {
+		r := quickstartResult{quickstartStep: s}
+		began := time.Now()
+		for {
+			r.GotStatus, r.GotCode, r.Error = 0, 0, ""
+			if err := ask(ctx, client, s, tokens[s.user], &r); err != nil {
+				r.Error = err.Error()
+			}
+			r.OK = r.Error == "" && r.GotStatus == s.Status && r.GotCode == s.Code
+			r.Seconds = time.Since(began).Seconds()
+			if r.OK || r.Seconds > s.Within || ctx.Err() != nil {
+				break
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+		allRight = allRight && r.OK
+		report(r)
+		if ctx.Err() != nil {
+			return false
+		}
+	}
+	return allRight
+}
+
+func ask(ctx context.Context, client *http.Client, s quickstartStep, token string, r *quickstartResult) error {
+	req, err := http.NewRequestWithContext(ctx, s.method, s.url, nil)
+	if err != nil {
+		return err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return err
+	}
+	r.GotStatus = resp.StatusCode
+	if m := faultCode.FindSubmatch(body); m != nil && resp.StatusCode >= 400 {
+		r.GotCode, _ = strconv.Atoi(string(m[1])) // six digits
+	}
+	return nil
+}
+
+// print writes the plan as a page to read: what to do, and beside it what to expect.
+func (p *quickstartPlan) print(w io.Writer) {
+	var b bytes.Buffer
+	alice := p.steps[0].Command
+	row := func(command, expect string) { fmt.Fprintf(&b, "  %s\n      → %s\n", command, expect) }
+	head := func(group, note string) { fmt.Fprintf(&b, "\n%s%s\n", group, note) }
+
+	head(groupCalls, "")
+	for _, s := range p.group(groupCalls) {
+		row(s.Command, quickstartAnswer(s.Status, s.Code)+"  "+s.Title)
+	}
+	head(groupDeny, ": send one, then alice's request again; it is obeyed within a second")
+	steps := p.group(groupDeny)
+	for i := 0; i+3 < len(steps); i += 4 {
+		row(steps[i].Command, "alice gets "+quickstartAnswer(steps[i+1].Status, steps[i+1].Code)+"; the same line with DELETE, and she gets "+
+			quickstartAnswer(steps[i+3].Status, steps[i+3].Code)+" again")
+	}
+	head(groupBlock, "")
+	steps = p.group(groupBlock)
+	for i := 0; i+1 < len(steps); i += 2 {
+		row(steps[i].Command, "carol gets "+quickstartAnswer(steps[i+1].Status, steps[i+1].Code))
+	}
+	head(groupCustom, "")
+	steps = p.group(groupCustom)
+	last := len(steps) - 1
+	row(steps[0].Command, fmt.Sprintf("the traffic manager admits %s", steps[0].Title))
+	row(fmt.Sprintf("for i in $(seq %d); do %s -o /dev/null -w '%%{http_code}\\n'; sleep 0.2; done", quickstartLimit+2, alice),
+		fmt.Sprintf("%d after %d times 200; code %d", steps[last-2].Status, quickstartLimit, steps[last-2].Code))
+	row(steps[last-1].Command, "alice gets "+quickstartAnswer(steps[last].Status, steps[last].Code))
+	head(groupRevoke, "")
+	for _, s := range p.group(groupRevoke) {
+		if s.Steers {
+			row(s.Command, "the API Manager tells every gateway")
+			continue
+		}
+		row(s.Command, quickstartAnswer(s.Status, s.Code)+"  "+s.Title)
+	}
+	_, _ = w.Write(b.Bytes()) // a terminal that went away is told nothing
+}
+
+func (p *quickstartPlan) group(name string) []quickstartStep {
+	var out []quickstartStep
+	for _, s := range p.steps {
+		if s.Group == name {
+			out = append(out, s)
+		}
+	}
+	return out
+}

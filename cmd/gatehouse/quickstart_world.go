@@ -1,0 +1,175 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gatehouse/integration/emulator"
+	"gatehouse/integration/emulator/issuer"
+)
+
+// quickstartUsers are the callers of the quickstart: each has a token, and all but dave an application of his own.
+var quickstartUsers = []struct{ name, client string }{
+	{"alice", "mobile-app"}, {"bob", "partner-portal"}, {"carol", "legacy-batch"}, {"dave", "mobile-app"},
+}
+
+const (
+	quickstartVHost      = "localhost"
+	quickstartKeyManager = "Corp Keycloak"
+)
+
+// fillQuickstart gives the emulated API Manager its data: one API, three applications with a key of the third-party key
+// manager each, of which alice's may call, bob's has not subscribed and carol's is blocked. Everything is published, as
+// an administrator's clicks would be.
+func fillQuickstart(e *emulator.Emulator) error {
+	if _, err := e.PutKeyManager(emulator.KeyManager{Name: quickstartKeyManager, Type: "KeyCloak", Configuration: e.IssuerConfiguration()}); err != nil {
+		return err
+	}
+	for _, p := range []emulator.Policy{
+		{Kind: emulator.SubscriptionPolicy, Name: "Gold", Limit: emulator.Limit{TimeUnit: "min", UnitTime: 1, Count: 5000}},
+		{Kind: emulator.ApplicationPolicy, Name: "50PerSec", Limit: emulator.Limit{TimeUnit: "min", UnitTime: 1, Count: 3000}},
+	} {
+		if _, err := e.PutPolicy(p); err != nil {
+			return err
+		}
+	}
+	shop, err := e.CreateAPI(emulator.API{
+		Name: "Shop", Version: "1.0.0", Context: "/shop/1.0.0", Endpoint: e.BackendURL(), SandboxEndpoint: e.BackendURL() + "/sandbox", Environments: []string{"Default"},
+	})
+	if err != nil {
+		return err
+	}
+	for _, a := range []struct{ name, owner, client, state string }{
+		{"MobileApp", "alice", "mobile-app", "UNBLOCKED"},
+		{"LegacyBatch", "carol", "legacy-batch", "BLOCKED"},
+		{"PartnerPortal", "bob", "partner-portal", ""},
+	} {
+		app, err := e.CreateApplication(emulator.Application{Name: a.name, SubName: a.owner, Policy: "50PerSec"})
+		if err != nil {
+			return err
+		}
+		if _, err := e.AddKeyMapping(emulator.KeyMapping{ApplicationID: app.ID, ConsumerKey: a.client, KeyManager: quickstartKeyManager}); err != nil {
+			return err
+		}
+		e.Issuer().AddClient(a.client, a.client+"-secret")
+		if a.state == "" {
+			continue
+		}
+		if _, err := e.Subscribe(emulator.Subscription{APIUUID: shop.UUID, AppID: app.ID, PolicyID: "Gold", SubscriptionState: a.state}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mintQuickstart makes a token for every caller and writes each into a file that curl reads as a header.
+func mintQuickstart(e *emulator.Emulator, folder string) (tokens, headers map[string]string, err error) {
+	tokens, headers = map[string]string{}, map[string]string{}
+	for _, u := range quickstartUsers {
+		t, err := e.Issuer().Mint(issuer.Token{ClientID: u.client, Subject: u.name, Scope: "openid profile"})
+		if err != nil {
+			return nil, nil, err
+		}
+		file := filepath.Join(folder, u.name)
+		if err := os.WriteFile(file, []byte("Authorization: Bearer "+t.Token+"\n"), 0o600); err != nil {
+			return nil, nil, fmt.Errorf("write the token of %s: %w", u.name, err)
+		}
+		tokens[u.name], headers[u.name] = t.Token, file
+	}
+	return tokens, headers, nil
+}
+
+// quickstartConfig writes the configuration of the gateway as an operator would, and returns its path.
+func quickstartConfig(e *emulator.Emulator, folder, httpAddress, adminAddress string) (string, error) {
+	ca := filepath.Join(folder, "ca.crt")
+	if err := os.WriteFile(ca, e.CAPEM(), 0o600); err != nil {
+		return "", fmt.Errorf("write the certificate authority: %w", err)
+	}
+	file := filepath.Join(folder, "gatehouse.toml")
+	text := fmt.Sprintf(`# The gateway of "gatehouse quickstart": this is all that it is told.
+[listener]
+http = %q
+
+[admin]
+address = %q
+
+[gateway]
+environment = "Default"
+data_dir = %q
+
+[apim.event_hub]
+enable = true
+service_url = %q
+username = "admin"
+password = "admin"
+event_listening_endpoints = [%q]
+ca_file = %q
+
+[apim.sync_runtime_artifacts.gateway]
+gateway_labels = ["Default"]
+
+[apim.throttling]
+username = "admin"
+password = "admin"
+ca_file = %[6]q
+
+[[apim.throttling.url_group]]
+traffic_manager_urls = ["tcp://%s"]
+traffic_manager_auth_urls = ["ssl://%s"]
+type = "failover"
+
+[standalone]
+apis = ""
+policies = ""
+`, httpAddress, adminAddress, filepath.Join(folder, "data"), e.URL(), e.Hub().URL(), ca, e.Receiver().TCPAddress(), e.Receiver().TLSAddress())
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return "", fmt.Errorf("write the gateway's configuration: %w", err)
+	}
+	return file, nil
+}
+
+// freeAddress replaces port 0 by a free port, so that the address can be written into a configuration.
+func freeAddress(flag, address string) (string, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", usageError(fmt.Errorf("--%s %s: write host:port, such as 127.0.0.1:0", flag, address))
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("listen on %s: %w; --%s %s takes a free port", address, err, flag, net.JoinHostPort(host, "0"))
+	}
+	defer l.Close()
+	if port == "0" {
+		_, port, _ = net.SplitHostPort(l.Addr().String()) // an address of a listener has both
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// localAddress is how a client on this machine reaches an address, by the host name under which the API is exposed.
+func localAddress(address string) string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return net.JoinHostPort(quickstartVHost, port)
+}
+
+// wildcard says whether an address listens on every interface.
+func wildcard(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "" || ip != nil && ip.IsUnspecified())
+}
+
+// maskedURL hides the password of a broker's URL.
+func maskedURL(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return strings.SplitN(text, ":", 2)[0] + "://…"
+	}
+	return u.Redacted()
+}
