@@ -1,0 +1,175 @@
+package sync
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// maxAsks bounds the questions that wait; beyond it the list is fetched instead.
+const maxAsks = 1024
+
+// maxAttempts is how often a question is repeated before the list is fetched instead.
+const maxAttempts = 5
+
+// ask is a question about one entity.
+type ask[R any] struct {
+	hint *R
+	// want is true when an event said that the entity is there: absence is not believed at once.
+	want     bool
+	attempts int
+	at       time.Time
+}
+
+// asks are the open questions of a data set, at most one per entity.
+type asks[K comparable, R any] struct {
+	mu   sync.Mutex
+	open map[K]*ask[R]
+	wake chan struct{}
+}
+
+func newAsks[K comparable, R any]() *asks[K, R] {
+	return &asks[K, R]{open: make(map[K]*ask[R]), wake: make(chan struct{}, 1)}
+}
+
+// ask makes the API Manager decide about k. Where it cannot be asked for one row, or too much is open, the list is
+// fetched.
+func (d *dataset[K, R]) ask(k K, hint *R) {
+	d.askFor(k, &ask[R]{hint: hint, at: time.Now().Add(d.e.opt.EventWaitingTime)})
+}
+
+func (d *dataset[K, R]) askFor(k K, a *ask[R]) {
+	if d.single == nil || d.fetch == nil {
+		d.doubt(d.e.opt.RefetchDelay)
+		return
+	}
+	d.asks.mu.Lock()
+	old, ok := d.asks.open[k]
+	switch {
+	case ok:
+		old.want = old.want || a.want
+		if a.hint != nil {
+			old.hint = a.hint
+		}
+		old.attempts = max(old.attempts, a.attempts)
+	case len(d.asks.open) >= maxAsks:
+		d.asks.mu.Unlock()
+		d.doubt(d.e.opt.RefetchDelay)
+		return
+	default:
+		d.asks.open[k] = a
+	}
+	d.asks.mu.Unlock()
+	select {
+	case d.asks.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next takes a question whose time has come, or says how long to wait.
+func (q *asks[K, R]) next() (k K, a *ask[R], wait time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	wait = time.Hour
+	now := time.Now()
+	for key, open := range q.open {
+		if until := open.at.Sub(now); until <= 0 {
+			delete(q.open, key)
+			return key, open, 0
+		} else if until < wait {
+			wait = until
+		}
+	}
+	return k, nil, wait
+}
+
+// answer is the loop that asks.
+func (d *dataset[K, R]) answer(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		k, a, wait := d.asks.next()
+		if a == nil {
+			timer.Reset(wait)
+			select {
+			case <-ctx.Done():
+			case <-timer.C:
+			case <-d.asks.wake:
+			}
+			continue
+		}
+		select { // another question may be open for a second loop
+		case d.asks.wake <- struct{}{}:
+		default:
+		}
+		d.askOnce(ctx, k, a)
+	}
+}
+
+// askOnce asks about k and applies the answer.
+func (d *dataset[K, R]) askOnce(ctx context.Context, k K, a *ask[R]) (rows []R, err error) {
+	var seq uint64
+	if !d.w.do(ctx, func() { seq = d.ledger.seq }) {
+		return nil, ctx.Err()
+	}
+	started := time.Now()
+	rows, err = d.single(ctx, k, a.hint)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		d.log.Debug().Err(err).Str("id", d.id(k, a.hint)).Msg("a row could not be read; the list is fetched instead")
+		d.doubt(d.e.opt.RefetchDelay)
+		return nil, err
+	}
+	d.w.do(ctx, func() { d.answered(k, a, rows, seq, started) })
+	return rows, nil
+}
+
+func (d *dataset[K, R]) answered(k K, a *ask[R], rows []R, seq uint64, started time.Time) {
+	w := d.e.windowAt(started.UnixMilli())
+	o := origin{Kind: "pull", At: started.UnixMilli(), ID: d.name + "/" + d.id(k, a.hint)}
+	found := false
+	for i := range rows {
+		key := d.key(&rows[i])
+		found = found || key == k
+		if e, ok := d.ledger.entries[key]; ok && e.seq > seq {
+			if key == k {
+				d.again(k, a) // an event came while we asked
+			}
+			continue
+		}
+		row := rows[i]
+		if cur := d.table.Get(key); !d.equal(cur, &row) {
+			d.write(key, cur, &row, o, 0)
+		}
+		d.ledger.notePulled(key, w, false)
+	}
+	if found {
+		return
+	}
+	if e, ok := d.ledger.entries[k]; ok && e.seq > seq {
+		d.again(k, a)
+		return
+	}
+	if a.want && a.attempts < maxAttempts {
+		a.attempts++
+		a.at = time.Now().Add(d.e.opt.RefetchDelay << (a.attempts - 1))
+		d.askFor(k, a)
+		return
+	}
+	if cur := d.table.Get(k); cur != nil {
+		d.write(k, cur, nil, o, 0)
+	}
+	d.ledger.notePulled(k, w, true)
+}
+
+// again repeats a question, a few times.
+func (d *dataset[K, R]) again(k K, a *ask[R]) {
+	if a.attempts++; a.attempts >= maxAttempts {
+		d.doubt(d.e.opt.RefetchDelay)
+		return
+	}
+	a.at = time.Now().Add(d.e.opt.RefetchDelay / 10)
+	d.askFor(k, a)
+}

@@ -1,0 +1,407 @@
+package sync
+
+import (
+	"context"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"gatehouse/agent/artifact"
+	"gatehouse/agent/controlplane"
+	"gatehouse/agent/event"
+	"gatehouse/proxy/definition"
+	"gatehouse/subscription"
+)
+
+// Deployed is what is known of one deployed API.
+type Deployed struct {
+	UUID string
+	// Definition is the last version that could be read; nil when there has been none.
+	Definition   *definition.API
+	Revision     int64
+	RevisionUUID string
+	Deployments  []controlplane.Deployment
+	Tenant       string
+	// Err says why the newest version could not be read; "" when it could.
+	Err    string
+	Origin Origin
+}
+
+// DeployedShown is what the change feed tells of a deployed API: definitions hold backends' credentials.
+type DeployedShown struct {
+	UUID, Name, Version, Context, Revision string
+	Environments                           []string
+	Err                                    string
+}
+
+func (r *Deployed) shown() DeployedShown {
+	s := DeployedShown{UUID: r.UUID, Revision: r.RevisionUUID, Err: r.Err}
+	for _, d := range r.Deployments {
+		s.Environments = append(s.Environments, d.Environment)
+	}
+	if r.Definition != nil {
+		s.Name, s.Version, s.Context = r.Definition.Name, r.Definition.Version, r.Definition.Context
+	}
+	return s
+}
+
+// sameDeployed: a definition that was read again of the same revision is the same pointer.
+func sameDeployed(a, b *Deployed) bool {
+	return a.UUID == b.UUID && a.Definition == b.Definition && a.RevisionUUID == b.RevisionUUID && a.Err == b.Err &&
+		slices.Equal(a.Deployments, b.Deployments)
+}
+
+// fetchArtifacts reads everything that is deployed to our labels.
+func (e *Engine) fetchArtifacts(ctx context.Context, each func(Deployed) error) (Meta, error) {
+	m := Meta{Started: time.Now()}
+	for _, t := range e.opt.Tenants {
+		list, err := e.opt.Lists.Artifacts(ctx, controlplane.ArtifactQuery{Tenant: t, Labels: e.opt.Labels})
+		m.Finished = time.Now()
+		if err != nil {
+			return m, err
+		}
+		m.ServerDate = e.serverTime(m.Finished)
+		for i := range list {
+			if err := each(e.parse(&list[i], t)); err != nil {
+				return m, err
+			}
+		}
+	}
+	return m, nil
+}
+
+func (e *Engine) askArtifact(ctx context.Context, uuid string, _ *Deployed) ([]Deployed, error) {
+	for _, t := range e.opt.Tenants {
+		list, err := e.opt.Lists.Artifacts(ctx, controlplane.ArtifactQuery{Tenant: t, Labels: e.opt.Labels, APIUUID: uuid})
+		if err != nil {
+			return nil, err
+		}
+		var rows []Deployed
+		for i := range list {
+			rows = append(rows, e.parse(&list[i], t))
+		}
+		if len(rows) > 0 {
+			return rows, nil
+		}
+	}
+	return nil, nil
+}
+
+// parse makes a row of an artifact. One that cannot be read keeps the definition that was good before. It runs outside
+// of the worker.
+func (e *Engine) parse(a *controlplane.Artifact, tenant string) Deployed {
+	row := Deployed{UUID: a.APIUUID, RevisionUUID: a.RevisionUUID, Deployments: a.Deployments, Tenant: tenantOr(a.Organization, tenant)}
+	if row.Tenant == "" {
+		row.Tenant = tenantOfContext(a.APIContext)
+	}
+	known := e.artifacts.table.Get(row.UUID)
+	if known != nil && known.Err == "" && known.RevisionUUID != "" && known.RevisionUUID == a.RevisionUUID &&
+		slices.Equal(known.Deployments, a.Deployments) && a.Err == nil {
+		row.Definition, row.Revision = known.Definition, known.Revision
+		return row
+	}
+	err := a.Err
+	var d *definition.API
+	if err == nil {
+		d, err = e.read(a, row.Tenant)
+	}
+	if err == nil && row.UUID == "" {
+		row.UUID = d.UUID
+		known = e.artifacts.table.Get(row.UUID)
+	}
+	if row.UUID == "" {
+		row.UUID = a.File
+	}
+	if err != nil {
+		row.Err = err.Error()
+		if known != nil {
+			row.Definition, row.Revision = known.Definition, known.Revision
+		}
+		return row
+	}
+	row.Definition, row.Revision = d, d.RevisionNumber
+	return row
+}
+
+// read makes a definition of a project.
+func (e *Engine) read(a *controlplane.Artifact, tenant string) (*definition.API, error) {
+	opt := e.opt.Artifacts
+	opt.UUID, opt.RevisionUUID, opt.Tenant = a.APIUUID, a.RevisionUUID, tenant
+	if strings.HasSuffix(a.APIContext, "/"+a.Version) {
+		opt.Context = a.APIContext // some releases leave the version out here
+	}
+	opt.Origin = definition.Origin{Kind: "pull", At: time.Now().UnixMilli(), ID: a.RevisionUUID}
+	opt.Deployments, opt.Overrides = nil, nil
+	for _, d := range a.Deployments {
+		opt.Deployments = append(opt.Deployments, artifact.Deployment(d))
+	}
+	for env, o := range a.EndpointOverrides {
+		if opt.Overrides == nil {
+			opt.Overrides = make(map[string]artifact.Override)
+		}
+		opt.Overrides[env] = artifact.Override(o)
+	}
+	return artifact.FromZip(a.File, a.Project, opt)
+}
+
+func (e *Engine) applyAPI(it *item) outcome {
+	switch ev := it.event.(type) {
+	case event.Deployment:
+		return e.applyDeployment(&ev)
+	case event.APIChanged:
+		return e.applyMetadata(&ev)
+	}
+	return outUnknown
+}
+
+func (e *Engine) applyDeployment(ev *event.Deployment) outcome {
+	ours := false
+	for _, l := range ev.Labels {
+		ours = ours || slices.Contains(e.opt.Labels, l)
+	}
+	if !ours {
+		return outOther
+	}
+	if ev.UUID == "" {
+		return outUnknown
+	}
+	if ev.Remove {
+		e.artifacts.unwant(ev.UUID)
+		left := false
+		out := e.artifacts.change(&ev.Base, ev.UUID, func(cur *Deployed) *Deployed {
+			if cur == nil {
+				return nil
+			}
+			row := *cur
+			row.Deployments = nil
+			for _, d := range cur.Deployments {
+				if !slices.Contains(ev.Labels, d.Environment) {
+					row.Deployments = append(row.Deployments, d)
+				}
+			}
+			if left = len(row.Deployments) > 0; !left {
+				return nil
+			}
+			return &row
+		})
+		if left && out == applied {
+			e.artifacts.ask(ev.UUID, nil) // another revision may serve the labels that are left
+		}
+		return out
+	}
+	out := e.artifacts.change(&ev.Base, ev.UUID, func(cur *Deployed) *Deployed { return cur })
+	if out == applied {
+		e.artifacts.askFor(ev.UUID, &ask[Deployed]{want: true, at: time.Now().Add(e.opt.EventWaitingTime)})
+	}
+	return out
+}
+
+// unwant makes an open question take absence for an answer.
+func (d *dataset[K, R]) unwant(k K) {
+	d.asks.mu.Lock()
+	defer d.asks.mu.Unlock()
+	if a := d.asks.open[k]; a != nil {
+		a.want = false
+	}
+}
+
+func (e *Engine) applyMetadata(ev *event.APIChanged) outcome {
+	k := APIKey{UUID: ev.UUID}
+	if ev.UUID == "" {
+		if ev.ID == 0 {
+			return outUnknown
+		}
+		k = APIKey{ID: ev.ID}
+	} else if ev.ID != 0 && e.apis.table.Get(k) == nil {
+		if r := e.apis.table.Get(APIKey{ID: ev.ID}); r != nil && r.UUID == "" {
+			k = APIKey{ID: ev.ID} // lists of early 3.2 name no UUID
+		}
+	}
+	gone := ev.Action == event.Delete || ev.Lifecycle && strings.EqualFold(ev.Status, "RETIRED")
+	if gone && e.artifacts.table.Get(ev.UUID) != nil {
+		e.artifacts.unwant(ev.UUID)
+		e.artifacts.change(&ev.Base, ev.UUID, func(*Deployed) *Deployed { return nil })
+	}
+	var hint *subscription.API
+	out := e.apis.change(&ev.Base, k, func(cur *subscription.API) *subscription.API {
+		if gone {
+			return nil
+		}
+		row := subscription.API{ID: ev.ID, UUID: ev.UUID, Tenant: tenantOfContext(ev.Context)}
+		if cur != nil {
+			row = *cur
+		}
+		over(&row.Name, ev.Name)
+		over(&row.Version, ev.Version)
+		over(&row.Context, ev.Context)
+		over(&row.Provider, ev.Provider)
+		over(&row.Type, ev.APIType)
+		over(&row.Status, ev.Status)
+		hint = &row
+		if cur == nil {
+			return nil // whether it is deployed to our labels the API Manager must say
+		}
+		return &row
+	})
+	// Policy, resources and the default version are in no event.
+	if out == applied && !gone {
+		e.apis.ask(k, hint)
+	}
+	return out
+}
+
+// over replaces a text by what an event says, if it says anything.
+func over(text *string, said string) {
+	if said != "" {
+		*text = said
+	}
+}
+
+// deployedChanged follows a change of a deployed API: routes, metadata, report.
+func (e *Engine) deployedChanged(before, after *Deployed) {
+	e.routesDirty = true
+	row := first(after, before)
+	if d := row.Definition; d != nil || after == nil {
+		hint := &subscription.API{UUID: row.UUID}
+		if d != nil {
+			hint.Context, hint.Version, hint.Tenant = d.Context, d.Version, d.Tenant
+		}
+		e.apis.ask(APIKey{UUID: row.UUID}, hint)
+	}
+	if after != nil && after.Err != "" {
+		e.log.Error().Str("api", row.UUID).Str("revision", row.RevisionUUID).Str("fault", after.Err).Bool("kept_previous", row.Definition != nil).
+			Msg("the API cannot be deployed")
+	}
+	e.report(before, after)
+}
+
+// SetFolder makes these the definitions of the folder: all that is deployed in stand-alone mode, and beside an API
+// Manager without artifacts what its APIs are matched with, by context and version. It may be called at any time.
+func (e *Engine) SetFolder(apis []*definition.API) {
+	e.folderMu.Lock()
+	e.folder = slices.Clone(apis)
+	e.folderSet = true
+	e.folderMu.Unlock()
+	e.later(e.apis.w, func() { e.routesDirty = true })
+	e.checkReady()
+}
+
+// render sets the routes anew when something changed. It runs when the APIs' worker has nothing left to apply.
+func (e *Engine) render() {
+	if !e.routesDirty || e.opt.Domains.SetAPIs == nil {
+		return
+	}
+	e.routesDirty = false
+	list := e.definitions()
+	served := make(map[string]*definition.API, len(list))
+	for i, d := range list {
+		k := d.UUID + "\x00" + d.Context
+		if had := e.served[k]; had != nil && reflect.DeepEqual(had, d) {
+			d, list[i] = had, had
+		}
+		served[k] = d
+	}
+	e.served = served
+	refused := make(map[string]string)
+	for id, err := range e.opt.Domains.SetAPIs(list) {
+		refused[id] = err.Error()
+		if (*e.refused.Load())[id] != err.Error() {
+			e.log.Error().Err(err).Str("api", id).Msg("the API cannot be served; its former version stays, if there is one")
+		}
+	}
+	e.refused.Store(&refused)
+}
+
+// definitions returns what is to be served: definitions with the metadata laid over them.
+func (e *Engine) definitions() []*definition.API {
+	var list []*definition.API
+	taken := make(map[string]bool)
+	for r := range e.artifacts.table.All() {
+		if r.Definition == nil {
+			continue
+		}
+		row := e.apis.table.Get(APIKey{UUID: r.UUID})
+		list = append(list, overlay(r.Definition, row, r))
+		taken[r.Definition.Context] = true
+	}
+	e.folderMu.Lock()
+	folder := e.folder
+	e.folderMu.Unlock()
+	if len(folder) > 0 {
+		byContext := make(map[string]*subscription.API)
+		for r := range e.apis.table.All() {
+			byContext[r.Context+"\x00"+r.Version] = r
+		}
+		for _, d := range folder {
+			if taken[d.Context] {
+				continue // what the API Manager deploys goes before files
+			}
+			row := byContext[d.Context+"\x00"+d.Version]
+			if row == nil && e.opt.Lists.APIs == nil {
+				row = e.standalone(d)
+			}
+			list = append(list, overlay(d, row, nil))
+		}
+	}
+	slices.SortFunc(list, func(a, b *definition.API) int { return strings.Compare(a.Context, b.Context) })
+	return list
+}
+
+// standalone keeps the metadata of an API of the folder where no API Manager names it.
+func (e *Engine) standalone(d *definition.API) *subscription.API {
+	row := subscription.API{ID: d.ID, UUID: d.UUID, Name: d.Name, Version: d.Version, Context: d.Context, Provider: d.Provider, Type: d.Type,
+		Status: d.Lifecycle, Policy: d.Tier, Tenant: d.Tenant, IsDefault: d.IsDefault,
+		Origin: subscription.Origin(d.Origin)}
+	k := APIKey{UUID: row.UUID, ID: row.ID}
+	if k.UUID == "" && k.ID == 0 {
+		return nil
+	}
+	if k.UUID != "" {
+		k.ID = 0
+	}
+	if cur := e.apis.table.Get(k); cur == nil || !sameAPI(cur, &row) {
+		e.apis.table.Put(row)
+	}
+	return &row
+}
+
+// overlay lays what the API Manager says of an API now over the definition of its deployed revision.
+func overlay(d *definition.API, row *subscription.API, r *Deployed) *definition.API {
+	c := *d
+	if r != nil {
+		c.UUID = r.UUID
+		c.Environments, c.Hosts = nil, nil
+		for _, p := range r.Deployments {
+			if !slices.Contains(c.Environments, p.Environment) {
+				c.Environments = append(c.Environments, p.Environment)
+			}
+			if p.VHost != "" && !slices.Contains(c.Hosts, p.VHost) {
+				c.Hosts = append(c.Hosts, p.VHost)
+			}
+		}
+		if len(r.Deployments) == 0 {
+			c.Environments, c.Hosts = d.Environments, d.Hosts
+		}
+	}
+	if row != nil {
+		if row.UUID != "" {
+			c.UUID = row.UUID
+		}
+		if row.ID != 0 {
+			c.ID = row.ID
+		}
+		over(&c.Lifecycle, row.Status)
+		c.IsDefault = row.IsDefault
+	}
+	switch {
+	case !c.IsDefault:
+		c.DefaultContext = ""
+	case c.DefaultContext == "":
+		c.DefaultContext = strings.TrimSuffix(c.Context, "/"+c.Version)
+		if c.DefaultContext == c.Context {
+			c.IsDefault, c.DefaultContext = false, ""
+		}
+	}
+	return &c
+}

@@ -1,0 +1,194 @@
+package sync
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"gatehouse/agent/controlplane"
+	"gatehouse/subscription"
+)
+
+// maxFetches bounds the rows that requests make the engine read at one time.
+const maxFetches = 32
+
+// missKey names a row that was not there.
+type missKey struct{ kind, key string }
+
+// misses remembers for a few seconds what the API Manager does not know either, so that a flood of unknown keys does not
+// become a flood of calls. It is bounded: the oldest leave.
+type misses struct {
+	mu      sync.Mutex
+	until   map[missKey]time.Time
+	order   []missKey
+	next    int
+	flight  singleflight.Group
+	working chan struct{}
+}
+
+func newMisses(limit int) *misses {
+	return &misses{until: make(map[missKey]time.Time), order: make([]missKey, limit), working: make(chan struct{}, maxFetches)}
+}
+
+func (m *misses) add(k missKey, until time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.until[k]; !ok {
+		delete(m.until, m.order[m.next])
+		m.order[m.next] = k
+		m.next = (m.next + 1) % len(m.order)
+	}
+	m.until[k] = until
+}
+
+func (m *misses) known(k missKey, now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.until[k].After(now)
+}
+
+// forget drops what an event has just told.
+func (m *misses) forget(k missKey) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.until[k]; ok {
+		m.until[k] = time.Time{}
+	}
+}
+
+// Fetch reads from the API Manager the rows that a request missed in memory: what missing names, and what hangs on it.
+// It reports whether something was found, so that the caller looks again. Each row is asked for once at a time whoever
+// waits for it, and not again for Options.NegativeTTL when it does not exist; a request waits for
+// Options.MissTimeout at most. The error says why the API Manager could not be asked.
+func (e *Engine) Fetch(ctx context.Context, consumerKey, keyManager string, api subscription.APIRef, missing subscription.Reason) (found bool, err error) {
+	if missing < subscription.UnknownAPI || missing > subscription.NoSubscription {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.opt.MissTimeout)
+	defer cancel()
+	// One step each: API, key mapping, application, subscription.
+	for range 4 {
+		f := e.opt.Domains.Resolve(consumerKey, keyManager, api)
+		var got bool
+		switch {
+		case f.API == nil:
+			got, err = e.fetchAPI(ctx, api)
+		case f.Mapping == nil:
+			got, err = e.fetchMapping(ctx, consumerKey, keyManager)
+		case f.Application == nil:
+			got, err = e.fetchApplication(ctx, f.Mapping)
+		case f.Subscription == nil:
+			got, err = e.fetchSubscription(ctx, f.API, f.Application)
+		default:
+			return found, nil
+		}
+		if err != nil || !got {
+			return found, err
+		}
+		found = true
+	}
+	return found, nil
+}
+
+func (e *Engine) fetchAPI(ctx context.Context, ref subscription.APIRef) (bool, error) {
+	if e.apis.single == nil {
+		return false, nil
+	}
+	hint := &subscription.API{UUID: ref.UUID, ID: ref.ID, Context: ref.Context, Version: ref.Version}
+	k := missKey{"api", ref.UUID + "\x00" + ref.Context + "\x00" + ref.Version}
+	return fetchRow(ctx, e, e.apis, k, e.apis.key(hint), hint)
+}
+
+func (e *Engine) fetchMapping(ctx context.Context, consumerKey, keyManager string) (bool, error) {
+	if e.mappings.single == nil || consumerKey == "" {
+		return false, nil
+	}
+	k := MappingKey{consumerKey, subscription.CanonicalKeyManager(keyManager)}
+	return fetchRow(ctx, e, e.mappings, missKey{"key_mapping", k.ConsumerKey + "\x00" + k.KeyManager}, k, nil)
+}
+
+func (e *Engine) fetchApplication(ctx context.Context, m *subscription.KeyMapping) (bool, error) {
+	if e.applications.single == nil || m.ApplicationID == 0 {
+		return false, nil
+	}
+	return fetchRow(ctx, e, e.applications, missKey{"application", decimal(m.ApplicationID)}, m.ApplicationID, &subscription.Application{Tenant: m.Tenant})
+}
+
+func (e *Engine) fetchSubscription(ctx context.Context, api *subscription.API, app *subscription.Application) (bool, error) {
+	if e.opt.Lists.Subscription == nil {
+		return false, nil
+	}
+	k := missKey{"subscription", decimal(app.ID) + ":" + decimal(api.ID) + ":" + app.UUID + ":" + api.UUID}
+	return e.fetchOnce(ctx, k, func(ctx context.Context) (bool, error) {
+		d := e.subscriptions
+		var seq uint64
+		if !d.w.do(ctx, func() { seq = d.ledger.seq }) {
+			return false, ctx.Err()
+		}
+		started := time.Now()
+		rows, err := oneOf(e, app.Tenant, func(t string) (*controlplane.Subscription, error) {
+			return e.opt.Lists.Subscription(ctx, t, controlplane.SubscriptionQuery{APIID: api.ID, AppID: app.ID, APIUUID: api.UUID, ApplicationUUID: app.UUID})
+		}, subscriptionRow)
+		if err != nil || len(rows) == 0 {
+			return false, err
+		}
+		if !d.w.do(ctx, func() { d.answered(d.key(&rows[0]), &ask[subscription.Subscription]{}, rows, seq, started) }) {
+			return false, ctx.Err()
+		}
+		return true, nil
+	})
+}
+
+func fetchRow[K comparable, R any](ctx context.Context, e *Engine, d *dataset[K, R], miss missKey, k K, hint *R) (bool, error) {
+	return e.fetchOnce(ctx, miss, func(ctx context.Context) (bool, error) {
+		rows, err := d.askOnce(ctx, k, &ask[R]{hint: hint})
+		return len(rows) > 0, err
+	})
+}
+
+// fetchOnce asks once for all who wait, and remembers a no.
+func (e *Engine) fetchOnce(ctx context.Context, k missKey, get func(context.Context) (bool, error)) (bool, error) {
+	if e.misses.known(k, time.Now()) {
+		return false, nil
+	}
+	e.runMu.Lock()
+	run := e.runCtx
+	e.runMu.Unlock()
+	if run == nil {
+		return false, nil
+	}
+	result := e.misses.flight.DoChan(k.kind+"\x00"+k.key, func() (any, error) {
+		// Not the caller's context: others wait for the same answer.
+		ctx, cancel := context.WithTimeout(run, e.opt.MissTimeout)
+		defer cancel()
+		select {
+		case e.misses.working <- struct{}{}:
+			defer func() { <-e.misses.working }()
+		case <-ctx.Done():
+			return false, fmt.Errorf("look up %s: %d other look-ups are under way: %w", k.kind, maxFetches, ctx.Err())
+		}
+		found, err := get(ctx)
+		if !found {
+			// A failure counts for a moment too, or each request would wait for a dead API Manager.
+			ttl := e.opt.NegativeTTL
+			if err != nil {
+				ttl = min(ttl, time.Second)
+			}
+			e.misses.add(k, time.Now().Add(ttl))
+		}
+		return found, err
+	})
+	select {
+	case r := <-result:
+		found, _ := r.Val.(bool)
+		return found, r.Err
+	case <-ctx.Done():
+		return false, fmt.Errorf("look up %s at the API Manager: %w", k.kind, ctx.Err())
+	}
+}
+
+// forgetMisses drops the negative entries that a new row answers.
+func (e *Engine) forgetMisses(k missKey) { e.misses.forget(k) }
