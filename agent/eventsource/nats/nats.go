@@ -62,7 +62,10 @@ type Options struct {
 	Pending int
 	// RefusedDelay is the pause after refused credentials. 0: 60 s.
 	RefusedDelay time.Duration
-	Logger       zerolog.Logger
+	// MinPause and MaxPause bound the pause between two rounds over the brokers. 0: 200 ms and 800 ms, a quarter off
+	// either way.
+	MinPause, MaxPause time.Duration
+	Logger             zerolog.Logger
 	// Registerer takes the metrics; nil means none. Sources of one registry may share a name.
 	Registerer prometheus.Registerer
 }
@@ -80,7 +83,7 @@ var _ eventsource.Source = (*Source)(nil)
 func New(o Options) (*Source, error) {
 	sup, err := supervisor.New(supervisor.Options{
 		Name: o.Name, Protocol: brokerurl.NATS, Brokers: o.Brokers, Topics: o.Topics, RefusedDelay: o.RefusedDelay,
-		Logger: o.Logger, Registerer: o.Registerer,
+		MinPause: o.MinPause, MaxPause: o.MaxPause, Logger: o.Logger, Registerer: o.Registerer,
 	})
 	if err != nil {
 		return nil, err

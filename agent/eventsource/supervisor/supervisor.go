@@ -25,6 +25,8 @@ const (
 	// defaultRefusedDelay is the pause after refused credentials: nothing but a change of configuration helps, and
 	// brokers lock accounts that knock each second.
 	defaultRefusedDelay = 60 * time.Second
+	defaultMinPause     = 200 * time.Millisecond
+	defaultMaxPause     = 800 * time.Millisecond
 	// stableAfter is how long a connection must hold to start the pauses anew; a broker that ends each at once is no
 	// reason to dial without a pause.
 	stableAfter = 5 * time.Second
@@ -42,7 +44,10 @@ type Options struct {
 	Topics []string
 	// RefusedDelay is the pause before a broker that refused us is dialled again. 0: 60 s.
 	RefusedDelay time.Duration
-	Logger       zerolog.Logger
+	// MinPause and MaxPause bound the pause between two rounds over the brokers, which doubles from the one to the
+	// other; a quarter is taken off or added at random. 0: 200 ms and 800 ms, so never more than a second.
+	MinPause, MaxPause time.Duration
+	Logger             zerolog.Logger
 	// Registerer takes the metrics; nil means none. Sources of one registry may share a name.
 	Registerer prometheus.Registerer
 }
@@ -79,6 +84,10 @@ func New(o Options) (*Supervisor, error) {
 	}
 	o.Brokers, o.Topics = slices.Clone(o.Brokers), slices.Clone(o.Topics)
 	o.RefusedDelay = cmp.Or(o.RefusedDelay, defaultRefusedDelay)
+	o.MinPause, o.MaxPause = cmp.Or(o.MinPause, defaultMinPause), cmp.Or(o.MaxPause, defaultMaxPause)
+	if o.MinPause < 0 || o.MaxPause < o.MinPause {
+		return nil, fmt.Errorf("event source %s: pauses from %s to %s are no range", o.Name, o.MinPause, o.MaxPause)
+	}
 	m, err := newMetrics(o.Registerer, o.Name, o.Topics)
 	if err != nil {
 		return nil, fmt.Errorf("event source %s: %w", o.Name, err)
@@ -88,9 +97,8 @@ func New(o Options) (*Supervisor, error) {
 
 // Run runs sessions one after the other until ctx is done, and returns its error.
 func (s *Supervisor) Run(ctx context.Context, h eventsource.Handler, session Session) error {
-	// Doubled from a quarter of a second, a quarter off either way, never more than a second between two rounds.
 	pause := backoff.ExponentialBackOff{
-		InitialInterval: 200 * time.Millisecond, Multiplier: 2, MaxInterval: 800 * time.Millisecond, RandomizationFactor: 0.25,
+		InitialInterval: s.o.MinPause, Multiplier: 2, MaxInterval: s.o.MaxPause, RandomizationFactor: 0.25,
 	}
 	pause.Reset()
 	good := 0 // the broker that was connected to last
