@@ -85,6 +85,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (p *Proxy) serve(s *state, w http.ResponseWriter, r *http.Request) (abort bool) {
 	s.start = time.Now()
+	if r.TLS == nil && p.opts.HTTPS != "" {
+		if t, ok := r.Context().Value(tlsKey{}).(*tls.ConnectionState); ok {
+			r.TLS = t
+		}
+	}
 	x := &s.x
 	x.Now = s.start.UnixMilli()
 	x.At = x.Now
@@ -168,14 +173,19 @@ func (s *state) requestID(r *http.Request) {
 			return
 		}
 	}
+	s.x.RequestID = newID()
+	s.ids = []string{s.x.RequestID}
+}
+
+// newID makes a request id: 128 bits of the runtime's generator, in hex.
+func newID() string {
 	var b [32]byte
 	hi, lo := rand.Uint64(), rand.Uint64()
 	for i := range 16 {
 		b[i] = hexDigits[hi>>(60-4*i)&15]
 		b[16+i] = hexDigits[lo>>(60-4*i)&15]
 	}
-	s.x.RequestID = string(b[:])
-	s.ids = []string{s.x.RequestID}
+	return string(b[:])
 }
 
 const hexDigits = "0123456789abcdef"

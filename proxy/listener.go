@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	stdlog "log"
@@ -118,15 +117,20 @@ func (p *Proxy) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	l.mu.Lock()
 	if l.http != nil {
-		s, ln := p.server(), l.http
+		s, ln := p.server(), guarded{l.http, p}
 		l.servers = append(l.servers, s)
 		g.Go(func() error { return p.served("http", s.Serve(ln)) })
 	}
 	if l.https != nil {
-		s := p.server()
-		ln := tls.NewListener(l.https, l.certs.config())
-		l.servers = append(l.servers, s)
-		g.Go(func() error { return p.served("https", s.Serve(ln)) })
+		h := newHandshaker(p, l.https)
+		h1, h2 := p.server(), p.server()
+		h1.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, tlsKey{}, c.(*tlsConn).state)
+		}
+		l.servers = append(l.servers, h1, h2)
+		g.Go(func() error { return p.served("https", h.run()) })
+		g.Go(func() error { return p.served("https", h1.Serve(h.plain)) })
+		g.Go(func() error { return p.served("https", h2.Serve(h.h2)) })
 	}
 	l.mu.Unlock()
 	g.Go(func() error {

@@ -67,6 +67,8 @@ type Pool struct {
 
 	mu    sync.Mutex
 	hosts map[hostKey]*host
+	// uploads are bodies that are still being sent.
+	uploads sync.WaitGroup
 
 	stop chan struct{}
 	done chan struct{}
@@ -161,6 +163,7 @@ func (p *Pool) Close() {
 		}
 		p.transport.CloseIdleConnections()
 	})
+	p.uploads.Wait()
 }
 
 // target is one URL of an endpoint.
@@ -344,6 +347,7 @@ func (e *Endpoint) Call(ctx context.Context, req *Request, res *Response) error 
 			res.Host = t.host.key.address
 			return &Error{kind, t.host.key.address, err}
 		}
+		clear(res.Header) // an answer may have begun
 	}
 }
 
