@@ -244,6 +244,7 @@ func parseAMQP(tls bool, rest string, d Defaults) (Set, error) {
 	}
 	if !slices.Contains([]string{"", "roundrobin", "singlebroker", "failover", "nofailover"}, strings.ToLower(set.Failover)) {
 		set.warn(fmt.Sprintf("failover method %q is not known; the brokers are tried in turn", clip(set.Failover)))
+		set.Failover = ""
 	}
 	if list != "" {
 		set.ClientID = authority
