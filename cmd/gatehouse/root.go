@@ -30,6 +30,7 @@ type ioStreams struct {
 // commands are the constructors of all commands, in the order of the help text. A command lives in a file of its own
 // with its constructor; adding it here is all that it needs.
 var commands = []func(ioStreams) *cobra.Command{
+	newRunCommand,
 	newValidateCommand,
 	newVersionCommand,
 }

@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"cmp"
+	"crypto/tls"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"gatehouse/agent/config"
+	natssink "gatehouse/agent/eventsink/nats"
+	"gatehouse/agent/eventsource/brokerurl"
+	"gatehouse/keymanager"
+	"gatehouse/keymanager/registry"
+	"gatehouse/keymanager/revocation"
+	"gatehouse/subscription/store"
+	"gatehouse/throttle/checker"
+	"gatehouse/throttle/databridge"
+	"gatehouse/throttle/deny"
+	"gatehouse/throttle/keytemplate"
+	"gatehouse/throttle/policy"
+	"gatehouse/throttle/publisher"
+	"gatehouse/throttle/remote"
+)
+
+// domains are the three domains, each with its state.
+type domains struct {
+	store       *store.Store
+	revocations *revocation.Set
+	keyManagers *registry.Registry
+	deny        *deny.Set
+	templates   *keytemplate.Set
+	decisions   *remote.Decisions
+	policies    *policy.Store
+	checker     *checker.Checker
+	publisher   *publisher.Publisher // nil: nothing is published
+}
+
+func (a *Agent) buildDomains() error {
+	cfg, d := a.cfg, &a.domains
+	d.store = store.New()
+	d.revocations = revocation.New(revocation.Options{})
+	d.keyManagers = registry.New(registry.Options{
+		Logger:        a.part("key_managers"),
+		Registerer:    a.registry,
+		CacheCapacity: cfg.APIM.Cache.GatewayToken.Capacity,
+		CacheEnabled:  cfg.APIM.Cache.GatewayToken.Enable,
+		Revocations:   d.revocations,
+	})
+	for _, issuer := range cfg.APIM.JWT.Issuers {
+		km, err := issuerOf(issuer)
+		if err != nil {
+			return err
+		}
+		d.keyManagers.Put(km)
+	}
+
+	th := cfg.APIM.Throttling
+	var ranges []deny.Option
+	if !th.DenyRangeInclusive {
+		ranges = append(ranges, deny.ExclusiveRanges())
+	}
+	d.deny = deny.New(ranges...)
+	d.templates = keytemplate.New()
+	d.decisions = remote.New(remote.Options{})
+	d.policies = policy.New()
+	opts := checker.Options{
+		Deny: d.deny, Templates: d.templates, Decisions: d.decisions, Policies: d.policies,
+		DenyEnabled:             th.EnableBlacklistCondition,
+		SubscriptionKeyWithTier: th.SubscriptionKey == "with_tier",
+		EnableHeaderConditions:  th.EnableHeaderBasedThrottling,
+		EnableQueryConditions:   th.EnableQueryParamBasedThrottling,
+		EnableJWTConditions:     th.EnableJWTClaimBasedThrottling,
+		Registerer:              a.registry,
+	}
+	if th.EnableDataPublishing {
+		groups, err := a.publisherGroups()
+		if err != nil {
+			return err
+		}
+		d.publisher = publisher.New(publisher.Options{
+			Groups:        groups,
+			QueueSize:     th.Publisher.QueueSize,
+			BatchSize:     th.Publisher.BatchSize,
+			Headers:       th.EnableHeaderBasedThrottling,
+			Query:         th.EnableQueryParamBasedThrottling,
+			Claims:        th.EnableJWTClaimBasedThrottling,
+			SecretHeaders: []string{cfg.APIM.OAuth.AuthHeader, cfg.APIM.JWT.Header, cfg.APIMgt.MutualSSL.CertificateHeader},
+			Logger:        a.part("publisher"),
+			Registerer:    a.registry,
+		})
+		opts.Publisher = d.publisher
+	}
+	d.checker = checker.New(opts)
+	return nil
+}
+
+// publisherGroups makes the groups of [[apim.throttling.url_group]]. The URLs of one group are all databridge or all NATS.
+func (a *Agent) publisherGroups() ([]publisher.Group, error) {
+	th := a.cfg.APIM.Throttling
+	tlsConfig, err := clientTLS(a.log, "apim.throttling", th.CAFile, th.SkipSSLVerification)
+	if err != nil {
+		return nil, err
+	}
+	username, password := th.Username, th.Password
+	if username == "" {
+		username, password = a.cfg.APIM.EventHub.Username, a.cfg.APIM.EventHub.Password
+	}
+	var bridged []databridge.URLGroup
+	var groups []publisher.Group
+	for _, g := range th.URLGroups {
+		if strings.HasPrefix(g.TrafficManagerURLs[0].Reveal(), "nats://") || strings.HasPrefix(g.TrafficManagerURLs[0].Reveal(), "tls://") {
+			set, err := brokerurl.ParseAll(reveal(g.TrafficManagerURLs), brokerurl.Defaults{Username: username, Password: password.Reveal()})
+			if err != nil {
+				return nil, fmt.Errorf("apim.throttling.url_group.traffic_manager_urls: %w", err)
+			}
+			if set.Protocol() != brokerurl.NATS {
+				return nil, fmt.Errorf("apim.throttling.url_group.traffic_manager_urls: NATS and databridge URLs in one group: write a group for each")
+			}
+			group, err := a.natsGroup(set, tlsConfig)
+			if err != nil {
+				return nil, err
+			}
+			groups = append(groups, group)
+			continue
+		}
+		urls, err := databridge.NewGroup(reveal(g.TrafficManagerURLs), reveal(g.TrafficManagerAuthURLs), g.Type)
+		if err != nil {
+			return nil, fmt.Errorf("apim.throttling.url_group: %w", err)
+		}
+		bridged = append(bridged, urls)
+	}
+	dialled, err := publisher.Dial(bridged, databridge.Options{
+		Username: username, Password: password.Reveal(), TLS: tlsConfig, Logger: a.part("publisher"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("apim.throttling.url_group: %w", err)
+	}
+	return append(groups, dialled...), nil
+}
+
+// issuerOf turns an issuer of the configuration into a key manager.
+func issuerOf(i config.JWTIssuer) (keymanager.KeyManager, error) {
+	km := keymanager.KeyManager{
+		Name:              i.Name,
+		Type:              "configuration",
+		Enabled:           true,
+		Issuer:            i.Name,
+		JWKSURL:           i.JWKS.URL.Reveal(),
+		ConsumerKeyClaim:  i.ConsumerKeyClaim,
+		ScopesClaim:       i.ScopesClaim,
+		SelfValidate:      true,
+		Audience:          i.Audience,
+		Algorithms:        i.Algorithms,
+		ClockSkew:         i.ClockSkew.Std(),
+		AllowMissingExp:   !i.RequireExp,
+		SkipSubscriptions: !i.ValidateSubscriptions,
+		MaxStale:          i.JWKSMaxStale.Std(),
+		CAFile:            string(i.JWKS.CAFile),
+		SkipTLSVerify:     i.JWKS.SkipSSLVerification,
+		FromConfiguration: true,
+		Origin:            keymanager.Origin{Kind: "config", ID: "apim.jwt.issuer"},
+	}
+	for _, m := range i.ClaimMapping {
+		km.ClaimMappings = append(km.ClaimMappings, keymanager.ClaimMapping{Remote: m.RemoteClaim, Local: m.LocalClaim})
+	}
+	if i.CertificateFile != "" {
+		text, err := os.ReadFile(string(i.CertificateFile))
+		if err != nil {
+			return km, fmt.Errorf("apim.jwt.issuer %q: read certificate_file: %w", i.Name, err)
+		}
+		if block, _ := pem.Decode(text); block == nil {
+			return km, fmt.Errorf("apim.jwt.issuer %q: certificate_file %s holds no PEM block: write a CERTIFICATE or PUBLIC KEY block", i.Name, i.CertificateFile)
+		}
+		km.PEM = string(text)
+	}
+	return km, nil
+}
+
+func reveal(urls []config.URL) []string {
+	out := make([]string, len(urls))
+	for i, u := range urls {
+		out[i] = u.Reveal()
+	}
+	return out
+}
+
+// apimClient returns the HTTP client of the API Manager's internal data service.
+func (a *Agent) apimClient() (*http.Client, error) {
+	hub := a.cfg.APIM.EventHub
+	tlsConfig, err := clientTLS(a.log, "apim.event_hub", hub.CAFile, hub.SkipSSLVerification)
+	if err != nil {
+		return nil, err
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = tlsConfig
+	transport.MaxIdleConnsPerHost = 16
+	return &http.Client{Transport: transport}, nil
+}
+
+// natsGroup makes a group of one sender: every traffic manager on NATS sees every event.
+func (a *Agent) natsGroup(set brokerurl.Set, tlsConfig *tls.Config) (publisher.Group, error) {
+	var addresses []string
+	secure := false
+	for _, b := range set.Brokers {
+		scheme := "nats://"
+		if b.TLS {
+			scheme, secure = "tls://", true
+		}
+		addresses = append(addresses, scheme+b.Address)
+	}
+	o := natssink.Options{
+		URL: strings.Join(addresses, ","), Username: set.Brokers[0].Username, Password: set.Brokers[0].Password,
+		GatewayID: a.natsGatewayID(), Logger: a.part("publisher"),
+	}
+	if secure {
+		o.TLS = tlsConfig
+	}
+	sender, err := natssink.New(o)
+	if err != nil {
+		return publisher.Group{}, fmt.Errorf("apim.throttling.url_group.traffic_manager_urls: %w", err)
+	}
+	return publisher.Group{Kind: "nats", Endpoints: []publisher.Endpoint{{Name: strings.Join(addresses, ","), Sender: sender}}}, nil
+}
+
+// natsGatewayID names the gateway in its heartbeats to traffic managers, which count the names: it only has to differ from
+// every other gateway's.
+func (a *Agent) natsGatewayID() string {
+	return strings.Map(func(r rune) rune {
+		if r == '.' || r == '*' || r == '>' || r <= ' ' {
+			return '-'
+		}
+		return r
+	}, cmp.Or(a.cfg.APIM.GatewayNotification.GatewayID, uuid.NewString()))
+}

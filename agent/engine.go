@@ -1,0 +1,243 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"gatehouse/agent/artifact"
+	"gatehouse/agent/controlplane"
+	"gatehouse/agent/event"
+	"gatehouse/agent/eventsource"
+	"gatehouse/agent/eventsource/amqp"
+	"gatehouse/agent/eventsource/brokerurl"
+	"gatehouse/agent/eventsource/nats"
+	"gatehouse/agent/sync"
+	"gatehouse/keymanager"
+	"gatehouse/proxy/definition"
+	"gatehouse/subscription"
+	"gatehouse/subscription/store"
+	"gatehouse/throttle"
+)
+
+// topics are what a gateway listens to.
+var topics = []string{
+	event.TopicNotification, event.TopicKeyManager, event.TopicTokenRevocation, event.TopicThrottleData, event.TopicCacheInvalidation,
+}
+
+func (a *Agent) buildEngine() error {
+	cfg := a.cfg
+	hub := cfg.APIM.EventHub
+	opts := sync.Options{
+		Logger:             a.log,
+		Registerer:         a.registry,
+		Domains:            a.syncDomains(),
+		Decode:             event.Decode,
+		Tenants:            cfg.Gateway.Tenants,
+		Labels:             cfg.Gateway.GatewayLabels,
+		DataDir:            string(cfg.Gateway.DataDir),
+		Environment:        cfg.Gateway.Environment,
+		Properties:         map[string]string{"version": a.opts.Version, "product": "Gatehouse"},
+		ResyncJitter:       hub.ResyncJitter.Std(),
+		ResyncInterval:     hub.ResyncInterval.Std(),
+		ResyncConfirmAfter: hub.ResyncConfirmAfter.Std(),
+		EventWaitingTime:   cfg.APIM.SyncArtifacts.Gateway.EventWaitingTime.Std(),
+		HeartbeatInterval:  cfg.APIM.GatewayNotification.Heartbeat.NotifyInterval.Std(),
+		MaxSnapshotAge:     cfg.Gateway.MaxSnapshotAge.Std(),
+		MissTimeout:        hub.MissTimeout.Std(),
+		NegativeTTL:        hub.NegativeTTL.Std(),
+	}
+	if hub.Enable {
+		httpClient, err := a.apimClient()
+		if err != nil {
+			return err
+		}
+		client, err := controlplane.New(controlplane.Options{
+			ServiceURL: hub.ServiceURL.Reveal(), Context: hub.InternalDataContext, Username: hub.Username, Password: hub.Password.Reveal(),
+			HTTPClient: httpClient, Logger: a.part("controlplane"), UserAgent: "Gatehouse/" + a.opts.Version,
+		})
+		if err != nil {
+			return fmt.Errorf("apim.event_hub: %w", err)
+		}
+		opts.Lists, opts.Reports = sync.FromClient(client)
+		if !cfg.APIM.GatewayNotification.Enabled {
+			opts.Reports.Register, opts.Reports.Heartbeat = nil, nil
+		}
+		if opts.Sources, err = a.eventSources(); err != nil {
+			return err
+		}
+	}
+	if err := a.openFolder(hub.Enable); err != nil {
+		return err
+	}
+	engine, err := sync.New(opts)
+	if err != nil {
+		return err
+	}
+	a.engine = engine
+	return nil
+}
+
+// openFolder opens the folder of API definitions where there is one. Beside an API Manager it may be missing.
+func (a *Agent) openFolder(optional bool) error {
+	dir := string(a.cfg.Standalone.APIs)
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		if optional {
+			return nil
+		}
+		return fmt.Errorf("standalone.apis: there is no folder %s: make it and put OpenAPI files or apictl projects into it, or configure an API Manager in [apim.event_hub]", dir)
+	}
+	a.folder = artifact.NewFolder(artifact.FolderOptions{
+		Dir:    dir,
+		Read:   artifact.Options{LookupEnv: os.LookupEnv, Origin: definition.Origin{Kind: "file"}},
+		Labels: a.cfg.Gateway.GatewayLabels,
+		Logger: a.part("folder"),
+	})
+	return nil
+}
+
+// syncDomains gives the engine the tables and sets that it keeps in step.
+func (a *Agent) syncDomains() sync.Domains {
+	d := &a.domains
+	policies := func(kind throttle.PolicyKind) sync.Sink[throttle.Policy] {
+		return sync.Sink[throttle.Policy]{
+			Put:        func(p throttle.Policy) { d.policies.Put(p) },
+			Delete:     func(p throttle.Policy) { d.policies.Delete(p.Kind, p.Tenant, p.Name) },
+			ReplaceAll: func(list []throttle.Policy) { d.policies.ReplaceAll(kind, list) },
+		}
+	}
+	apis, mappings := d.store.APIs(), d.store.KeyMappings()
+	return sync.Domains{
+		APIs: sync.Table[sync.APIKey, subscription.API]{
+			Get:    func(k sync.APIKey) *subscription.API { return apis.Get(store.APIKey(k)) },
+			Put:    apis.Put,
+			Delete: func(k sync.APIKey) *subscription.API { return apis.Delete(store.APIKey(k)) },
+			Len:    apis.Len, All: apis.All,
+		},
+		Applications: table(d.store.Applications()),
+		KeyMappings: sync.Table[sync.MappingKey, subscription.KeyMapping]{
+			Get:    func(k sync.MappingKey) *subscription.KeyMapping { return mappings.Get(store.MappingKey(k)) },
+			Put:    mappings.Put,
+			Delete: func(k sync.MappingKey) *subscription.KeyMapping { return mappings.Delete(store.MappingKey(k)) },
+			Len:    mappings.Len, All: mappings.All,
+		},
+		Subscriptions: table(d.store.Subscriptions()),
+		KeyManagers: sync.Sink[keymanager.KeyManager]{
+			Put:        func(km keymanager.KeyManager) { d.keyManagers.Put(km) },
+			Delete:     func(km keymanager.KeyManager) { d.keyManagers.Delete(km.Tenant, km.Name) },
+			ReplaceAll: d.keyManagers.ReplaceAll,
+		},
+		Deny: sync.Sink[throttle.DenyCondition]{
+			Put:        func(c throttle.DenyCondition) { d.deny.Put(c) },
+			Delete:     func(c throttle.DenyCondition) { d.deny.Delete(c) },
+			ReplaceAll: d.deny.ReplaceAll,
+		},
+		KeyTemplates: sync.Sink[throttle.KeyTemplate]{
+			Put:        func(t throttle.KeyTemplate) { d.templates.Put(t) },
+			Delete:     func(t throttle.KeyTemplate) { d.templates.Delete(t.Template) },
+			ReplaceAll: d.templates.ReplaceAll,
+		},
+		SubscriptionPolicies: policies(throttle.PolicySubscription),
+		ApplicationPolicies:  policies(throttle.PolicyApplication),
+		APIPolicies:          policies(throttle.PolicyAPI),
+		Revoke:               func(r keymanager.Revocation) { d.revocations.Put(r) },
+		MergeRevocations:     func(list []keymanager.Revocation) { d.revocations.Merge(list) },
+		Decide:               d.decisions.Apply,
+		Resolve:              d.store.Resolve,
+		SetAPIs:              func(defs []*definition.API) map[string]error { return a.proxy.SetAPIs(defs) },
+		Decisions:            d.decisions.All,
+		Revocations:          func() []keymanager.Revocation { return d.revocations.All(0) },
+	}
+}
+
+func table[K comparable, R any](t *store.Table[K, R]) sync.Table[K, R] {
+	return sync.Table[K, R]{Get: t.Get, Put: t.Put, Delete: t.Delete, Len: t.Len, All: t.All}
+}
+
+// eventSources makes the event hub's source, and one for each traffic manager that gives decisions elsewhere: the
+// decisions of all of them are needed.
+func (a *Agent) eventSources() ([]sync.Source, error) {
+	hub, th := a.cfg.APIM.EventHub, a.cfg.APIM.Throttling
+	defaults := brokerurl.Defaults{Username: hub.Username, Password: hub.Password.Reveal()}
+	set, err := brokerurl.ParseAll(reveal(hub.EventListeningEndpoints), defaults)
+	if err != nil {
+		return nil, fmt.Errorf("apim.event_hub.event_listening_endpoints: %w", err)
+	}
+	var sources []sync.Source
+	if len(set.Brokers) > 0 {
+		s, err := a.eventSource("event_hub", "apim.event_hub", set, topics)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, sync.Source{Source: s})
+	}
+	if th.Username != "" {
+		defaults = brokerurl.Defaults{Username: th.Username, Password: th.Password.Reveal()}
+	}
+	for _, endpoint := range th.ThrottleDecisionEndpoints {
+		tm, err := brokerurl.Parse(endpoint.Reveal(), defaults)
+		if err != nil {
+			return nil, fmt.Errorf("apim.throttling.throttle_decision_endpoints: %w", err)
+		}
+		if sameBrokers(set, tm) {
+			continue // the event hub's own: subscribed once
+		}
+		only := []string{event.TopicThrottleData}
+		s, err := a.eventSource("traffic_manager", "apim.throttling", tm, only)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, sync.Source{Source: s, Topics: only})
+	}
+	return sources, nil
+}
+
+// sameBrokers reports whether a gateway that is connected to some broker of hub hears all that tm says.
+func sameBrokers(hub, tm brokerurl.Set) bool {
+	if len(hub.Brokers) != len(tm.Brokers) {
+		return false
+	}
+	for i := range hub.Brokers {
+		if hub.Brokers[i].Protocol != tm.Brokers[i].Protocol || hub.Brokers[i].Address != tm.Brokers[i].Address || hub.Brokers[i].VHost != tm.Brokers[i].VHost {
+			return false
+		}
+	}
+	return true
+}
+
+func (a *Agent) eventSource(name, section string, set brokerurl.Set, subscribed []string) (eventsource.Source, error) {
+	for _, w := range set.Warnings {
+		a.log.Warn().Str("section", section).Str("option", w).Msg("an option of a broker URL has no effect here")
+	}
+	caFile, skip := a.cfg.APIM.EventHub.CAFile, a.cfg.APIM.EventHub.SkipSSLVerification
+	if section == "apim.throttling" {
+		caFile, skip = a.cfg.APIM.Throttling.CAFile, a.cfg.APIM.Throttling.SkipSSLVerification
+	}
+	tlsConfig, err := clientTLS(a.log, section, caFile, skip)
+	if err != nil {
+		return nil, err
+	}
+	heartbeat := a.cfg.APIM.EventHub.Heartbeat.Std()
+	if set.Protocol() == brokerurl.NATS {
+		return nats.New(nats.Options{
+			Name: name, Brokers: set.Brokers, Topics: subscribed, TLS: tlsConfig, Heartbeat: heartbeat, Logger: a.log, Registerer: a.registry,
+		})
+	}
+	return amqp.New(amqp.Options{
+		Name: name, Brokers: set.Brokers, Topics: subscribed, TLS: tlsConfig, Heartbeat: heartbeat, Logger: a.log, Registerer: a.registry,
+	})
+}
+
+// forwardChanges hands what changed to the readers of the admin server's event stream.
+func (a *Agent) forwardChanges(ctx context.Context) error {
+	ch, _, stop := a.engine.Changes(1024)
+	defer stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case c := <-ch:
+			a.publishChange(c)
+		}
+	}
+}

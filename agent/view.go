@@ -1,0 +1,673 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"gatehouse/agent/admin"
+	"gatehouse/agent/config"
+	"gatehouse/agent/sync"
+	"gatehouse/keymanager"
+	"gatehouse/keymanager/registry"
+	"gatehouse/proxy/definition"
+	"gatehouse/subscription"
+	"gatehouse/subscription/store"
+	"gatehouse/throttle"
+)
+
+// The views are the entries of the admin API: the product's own terms, in snake_case, and nothing secret.
+
+type apiView struct {
+	ID             string         `json:"id"`
+	APIID          int64          `json:"api_id"`
+	Name           string         `json:"name"`
+	Version        string         `json:"version"`
+	Context        string         `json:"context"`
+	Type           string         `json:"type"`
+	Lifecycle      string         `json:"lifecycle"`
+	Provider       string         `json:"provider"`
+	Policy         string         `json:"policy"`
+	Tenant         string         `json:"tenant"`
+	DefaultVersion bool           `json:"default_version"`
+	Deployed       bool           `json:"deployed"`
+	Revision       string         `json:"revision,omitempty"`
+	Environments   []string       `json:"environments"`
+	Operations     []resourceView `json:"operations"`
+	Refused        string         `json:"refused,omitempty"`
+	Origin         admin.Origin   `json:"origin"`
+	DeployedFrom   *admin.Origin  `json:"deployed_from,omitempty"`
+}
+
+type resourceView struct {
+	Method    string   `json:"method"`
+	Template  string   `json:"template"`
+	Policy    string   `json:"policy"`
+	Unsecured bool     `json:"unsecured"`
+	Scopes    []string `json:"scopes"`
+}
+
+type applicationView struct {
+	ApplicationID int64             `json:"application_id"`
+	UUID          string            `json:"uuid"`
+	Name          string            `json:"name"`
+	Owner         string            `json:"owner"`
+	Policy        string            `json:"policy"`
+	TokenType     string            `json:"token_type"`
+	Tenant        string            `json:"tenant"`
+	Groups        []string          `json:"groups"`
+	Attributes    map[string]string `json:"attributes"`
+	Origin        admin.Origin      `json:"origin"`
+}
+
+type subscriptionView struct {
+	SubscriptionID  int64        `json:"subscription_id"`
+	UUID            string       `json:"uuid"`
+	APIID           int64        `json:"api_id"`
+	APIUUID         string       `json:"api_uuid"`
+	ApplicationID   int64        `json:"application_id"`
+	ApplicationUUID string       `json:"application_uuid"`
+	Policy          string       `json:"policy"`
+	State           string       `json:"state"`
+	Tenant          string       `json:"tenant"`
+	Origin          admin.Origin `json:"origin"`
+}
+
+type keyMappingView struct {
+	ID            string       `json:"id"`
+	ConsumerKey   string       `json:"consumer_key"`
+	KeyManager    string       `json:"key_manager"`
+	KeyType       string       `json:"key_type"`
+	ApplicationID int64        `json:"application_id"`
+	Tenant        string       `json:"tenant"`
+	Origin        admin.Origin `json:"origin"`
+}
+
+type keyManagerView struct {
+	ID               string                 `json:"id"`
+	Name             string                 `json:"name"`
+	Tenant           string                 `json:"tenant"`
+	Type             string                 `json:"type"`
+	Enabled          bool                   `json:"enabled"`
+	Issuer           string                 `json:"issuer"`
+	ConsumerKeyClaim string                 `json:"consumer_key_claim"`
+	ScopesClaim      string                 `json:"scopes_claim"`
+	SelfValidate     bool                   `json:"self_validate"`
+	Keys             *registry.ManagerState `json:"keys,omitempty"`
+	Origin           admin.Origin           `json:"origin"`
+}
+
+type denyView struct {
+	ID     string       `json:"id"`
+	Kind   string       `json:"kind"`
+	Tenant string       `json:"tenant"`
+	Value  string       `json:"value,omitempty"`
+	From   string       `json:"from,omitempty"`
+	To     string       `json:"to,omitempty"`
+	Invert bool         `json:"invert"`
+	Number int64        `json:"number,omitempty"`
+	Origin admin.Origin `json:"origin"`
+}
+
+type keyTemplateView struct {
+	ID       string       `json:"id"`
+	Template string       `json:"template"`
+	Origin   admin.Origin `json:"origin"`
+}
+
+type policyView struct {
+	ID               string       `json:"id"`
+	Kind             string       `json:"kind"`
+	Name             string       `json:"name"`
+	Tenant           string       `json:"tenant"`
+	Limit            *limitView   `json:"limit"`
+	BurstCount       int64        `json:"burst_count,omitempty"`
+	BurstUnit        string       `json:"burst_unit,omitempty"`
+	StopOnQuotaReach bool         `json:"stop_on_quota_reach"`
+	ConditionGroups  int          `json:"condition_groups"`
+	Origin           admin.Origin `json:"origin"`
+}
+
+type limitView struct {
+	QuotaType string `json:"quota_type"`
+	Count     int64  `json:"count"`
+	UnitTime  int64  `json:"unit_time"`
+	TimeUnit  string `json:"time_unit"`
+}
+
+type throttledKeyView struct {
+	ID         string       `json:"id"`
+	Key        string       `json:"key"`
+	Until      admin.Time   `json:"until"`
+	Conditions bool         `json:"conditions"`
+	Origin     admin.Origin `json:"origin"`
+}
+
+type revokedView struct {
+	ID        string       `json:"id"`
+	Kind      string       `json:"kind"`
+	Before    admin.Time   `json:"before,omitempty"`
+	ExpiresAt admin.Time   `json:"expires_at"`
+	Tenant    string       `json:"tenant"`
+	Origin    admin.Origin `json:"origin"`
+}
+
+type upstreamView struct {
+	ID       string   `json:"id"`
+	API      string   `json:"api"`
+	Version  string   `json:"version"`
+	KeyType  string   `json:"key_type"`
+	Resource string   `json:"resource,omitempty"`
+	Kind     string   `json:"kind"`
+	URLs     []string `json:"urls"`
+}
+
+func origin[O ~struct {
+	Kind string
+	At   int64
+	ID   string
+}](o O) admin.Origin {
+	v := struct {
+		Kind string
+		At   int64
+		ID   string
+	}(o)
+	return admin.Origin{Kind: v.Kind, At: admin.Time(v.At), ID: v.ID}
+}
+
+func notNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+// idOf names a row by its database number, by its UUID where it has none.
+func idOf(id int64, uuid string) string {
+	if id != 0 {
+		return strconv.FormatInt(id, 10)
+	}
+	return uuid
+}
+
+func (a *Agent) buildAdmin() error {
+	cfg := a.cfg.Admin
+	opts := admin.Options{
+		Logger:   a.part("admin"),
+		Username: cfg.Username, Password: cfg.Password.Reveal(), Token: cfg.Token.Reveal(), Open: cfg.Open,
+		Live:        func() admin.Health { return admin.Health{OK: true, Status: "live", Checks: a.checks()} },
+		Ready:       a.health,
+		Metrics:     promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}),
+		State:       a.state,
+		Tables:      a.tables(),
+		VerifyToken: a.verifyToken,
+		Config:      func() any { return a.configInForce().Redacted() },
+		Feed:        &a.feed,
+		Trace: func(id string) (any, bool) {
+			v, ok := a.proxy.Traces().Find(id)
+			return v, ok
+		},
+	}
+	if a.opts.Level != nil {
+		opts.SetLogLevel = a.opts.Level.Set
+	}
+	if a.cfg.APIM.EventHub.Enable {
+		opts.Resync = a.engine.Resync
+	}
+	if cfg.CertFile != "" {
+		tlsConfig, err := serverTLS(cfg)
+		if err != nil {
+			return err
+		}
+		opts.TLS = tlsConfig
+	}
+	listener, err := net.Listen("tcp", cfg.Address)
+	if err != nil {
+		return fmt.Errorf("open the admin server's port: %w; choose another in [admin] address", err)
+	}
+	a.adminListener = listener
+	a.admin = admin.New(opts)
+	return nil
+}
+
+func (a *Agent) configInForce() *config.Config {
+	if a.watcher != nil {
+		c, _ := a.watcher.Current()
+		return c
+	}
+	return a.cfg
+}
+
+// checks are the health checks, in the order of the admin API.
+func (a *Agent) checks() []admin.Check {
+	var checks []admin.Check
+	for _, c := range a.engine.Checks() {
+		checks = append(checks, admin.Check{Name: c.Name, Status: c.Status, Detail: c.Detail, Since: admin.At(c.Since)})
+	}
+	if a.domains.publisher != nil {
+		tm := admin.Check{Name: "traffic_manager", Status: "ok", Since: admin.At(a.started)}
+		var away, there []string
+		for _, g := range a.domains.publisher.State() {
+			for _, e := range g.Endpoints {
+				if e.Connected {
+					there = append(there, e.Name)
+				} else if e.LastError != "" {
+					away = append(away, e.Name+": "+e.LastError)
+				}
+			}
+		}
+		tm.Detail = "connected to " + strings.Join(there, ", ")
+		if len(there) == 0 {
+			tm.Detail = "nothing to publish yet"
+		}
+		if len(away) > 0 {
+			tm.Status, tm.Detail = "degraded", strings.Join(away, "; ")
+		}
+		checks = append(checks, tm)
+	}
+	km := admin.Check{Name: "key_managers", Status: "ok", Since: admin.At(a.started)}
+	state := a.domains.keyManagers.State()
+	var faults []string
+	for _, m := range state.Managers {
+		if m.InUse && m.LastError != "" {
+			faults = append(faults, m.Name+": "+m.LastError)
+		}
+	}
+	km.Detail = fmt.Sprintf("%d key managers", len(state.Managers))
+	if len(faults) > 0 {
+		km.Status, km.Detail = "degraded", strings.Join(faults, "; ")
+	}
+	checks = append(checks, km)
+	http, https := a.proxy.Addr()
+	listeners := admin.Check{Name: "listeners", Status: "ok", Detail: strings.Trim(http+" "+https, " "), Since: admin.At(a.started)}
+	if a.draining.Load() {
+		listeners.Status, listeners.Detail = "failed", "draining"
+	}
+	return append(checks, listeners)
+}
+
+func (a *Agent) health() admin.Health {
+	h := admin.Health{OK: a.engine.IsReady() && !a.draining.Load(), Status: "ready", Checks: a.checks()}
+	switch {
+	case a.draining.Load():
+		h.Status = "draining"
+	case !h.OK:
+		h.Status = "not_ready"
+	}
+	return h
+}
+
+func (a *Agent) state() admin.State {
+	d, es := &a.domains, a.engine.State()
+	refused := len(es.Refused)
+	if r := a.folderState.Load(); r != nil {
+		refused += len(a.folderRefused())
+	}
+	st := admin.State{
+		Version:   a.opts.Version,
+		StartedAt: admin.At(a.started),
+		Ready:     a.engine.IsReady() && !a.draining.Load(),
+		Counts: map[string]int{
+			"apis": d.store.APIs().Len(), "apis_deployed": len(a.proxy.APIs()), "apis_refused": refused,
+			"applications": d.store.Applications().Len(), "subscriptions": d.store.Subscriptions().Len(), "key_mappings": d.store.KeyMappings().Len(),
+			"key_managers": len(d.keyManagers.All()), "deny_policies": d.deny.Len(), "key_templates": d.templates.Len(),
+			"policies": d.policies.Len(), "throttled_keys": d.decisions.Len(), "revoked_tokens": d.revocations.Len(),
+		},
+	}
+	for _, s := range es.Sources {
+		st.Sources = append(st.Sources, admin.EventSource{
+			Name: s.Name, Kind: s.Kind, Connected: s.Connected, Address: s.Address, Since: admin.At(s.Since), LastEventAt: admin.At(s.LastEventAt),
+			EventsApplied: s.EventsApplied, EventsIgnored: s.EventsIgnored, Reconnects: s.Reconnects, Queue: s.Queue, Error: s.Err,
+		})
+	}
+	if a.cfg.APIM.EventHub.Enable {
+		lists := admin.ListSource{
+			Name: "lists", Kind: "rest", LastSyncAt: admin.At(es.Lists.LastSyncAt), LastSyncSeconds: es.Lists.LastSyncSeconds,
+			Failures: es.Lists.Failures, ByKind: make(map[string]admin.ListKind),
+		}
+		for name, k := range es.Lists.ByKind {
+			v := admin.ListKind{Rows: k.Rows, FetchedAt: admin.At(k.FetchedAt), HeldBack: k.HeldBack}
+			if !k.FetchedAt.IsZero() {
+				v.AgeSeconds = time.Since(k.FetchedAt).Seconds()
+			}
+			if k.Err != "" {
+				lists.Error = name + ": " + k.Err
+			}
+			lists.ByKind[name] = v
+		}
+		st.Sources = append(st.Sources, lists)
+	}
+	if d.publisher != nil {
+		for _, g := range d.publisher.State() {
+			tm := admin.TrafficManagerSource{
+				Name: "traffic_manager", Kind: g.Kind, Connected: g.Connected, Published: g.Published, Dropped: g.Dropped, Queue: g.Queue,
+			}
+			var names []string
+			for _, e := range g.Endpoints {
+				names = append(names, e.Name)
+				if e.LastError != "" && !e.Connected {
+					tm.Error = e.LastError
+				}
+			}
+			tm.Address = strings.Join(names, ", ")
+			st.Sources = append(st.Sources, tm)
+		}
+	}
+	return st
+}
+
+// folderRefused are the paths of the folder with faults.
+func (a *Agent) folderRefused() map[string]string {
+	out := make(map[string]string)
+	if r := a.folderState.Load(); r != nil {
+		for _, f := range r.Faults {
+			if _, known := out[f.File]; !known {
+				out[f.File] = f.Error()
+			}
+		}
+	}
+	return out
+}
+
+func (a *Agent) verifyToken(ctx context.Context, token string) admin.VerifyResult {
+	v := a.domains.keyManagers.Verify(ctx, token, registry.VerifyOptions{})
+	return admin.VerifyResult{
+		Valid: v.Valid, Failed: string(v.Failed), Detail: v.Detail, KeyManager: v.KeyManager, Issuer: v.Issuer, Claims: v.Claims,
+	}
+}
+
+// entries makes a table of a sequence of rows.
+func entries[R any](all func() iter.Seq[R], entry func(R) admin.Entry) admin.Table {
+	return admin.Table{Each: func(yield func(admin.Entry) bool) {
+		for row := range all() {
+			if !yield(entry(row)) {
+				return
+			}
+		}
+	}}
+}
+
+func (a *Agent) tables() map[string]admin.Table {
+	d := &a.domains
+	subscriptions := entries(d.store.Subscriptions().All, func(s *subscription.Subscription) admin.Entry {
+		return admin.Entry{ID: idOf(s.ID, s.UUID), Name: s.Policy, Render: func() any { return subscriptionOf(s) }}
+	})
+	subscriptions.Get = func(id string) (any, bool) {
+		n, err := strconv.ParseInt(id, 10, 64)
+		if err != nil {
+			return nil, false
+		}
+		s := d.store.Subscriptions().Get(n)
+		if s == nil {
+			return nil, false
+		}
+		return subscriptionOf(s), true
+	}
+	mappings := entries(d.store.KeyMappings().All, func(m *subscription.KeyMapping) admin.Entry {
+		return admin.Entry{ID: mappingID(m), Name: m.KeyManager, Render: func() any { return mappingOf(m) }}
+	})
+	mappings.Get = func(id string) (any, bool) {
+		key, km, _ := strings.Cut(id, "@")
+		m := d.store.KeyMappings().Get(store.MappingKey{ConsumerKey: key, KeyManager: km})
+		if m == nil {
+			return nil, false
+		}
+		return mappingOf(m), true
+	}
+	return map[string]admin.Table{
+		"apis": {Each: a.eachAPI},
+		"applications": entries(d.store.Applications().All, func(r *subscription.Application) admin.Entry {
+			return admin.Entry{ID: idOf(r.ID, r.UUID), Name: r.Name, Render: func() any { return applicationOf(r) }}
+		}),
+		"subscriptions": subscriptions,
+		"key-mappings":  mappings,
+		"key-managers": entries(func() iter.Seq[keymanager.KeyManager] { return slices.Values(d.keyManagers.All()) }, func(km keymanager.KeyManager) admin.Entry {
+			return admin.Entry{ID: keyManagerID(&km), Name: km.Name, Render: func() any { return a.keyManagerOf(&km) }}
+		}),
+		"deny-policies": entries(func() iter.Seq[throttle.DenyCondition] { return slices.Values(d.deny.All()) }, func(c throttle.DenyCondition) admin.Entry {
+			return admin.Entry{ID: denyID(&c), Name: c.Value, Render: func() any { return denyOf(&c) }}
+		}),
+		"key-templates": entries(func() iter.Seq[throttle.KeyTemplate] { return slices.Values(d.templates.All()) }, func(t throttle.KeyTemplate) admin.Entry {
+			return admin.Entry{ID: t.Template, Name: t.Template, Render: func() any { return keyTemplateOf(&t) }}
+		}),
+		"policies": entries(func() iter.Seq[throttle.Policy] { return slices.Values(d.policies.All("")) }, func(p throttle.Policy) admin.Entry {
+			return admin.Entry{ID: policyID(&p), Name: p.Name, Render: func() any { return policyOf(&p) }}
+		}),
+		"throttled-keys": entries(func() iter.Seq[throttle.Decision] { return slices.Values(d.decisions.All()) }, func(t throttle.Decision) admin.Entry {
+			return admin.Entry{ID: t.Key, Name: t.Key, Render: func() any {
+				return throttledKeyView{ID: t.Key, Key: t.Key, Until: admin.Time(t.ExpiresAt), Conditions: len(t.Conditions) > 0, Origin: origin(t.Origin)}
+			}}
+		}),
+		"revoked-tokens": entries(func() iter.Seq[keymanager.Revocation] { return slices.Values(d.revocations.All(0)) }, func(r keymanager.Revocation) admin.Entry {
+			return admin.Entry{ID: r.Value, Name: r.Value, Render: func() any { return revokedOf(&r) }}
+		}),
+		"upstreams": {Each: a.eachUpstream},
+	}
+}
+
+// eachAPI walks over the APIs that are known by metadata, deployed, or both.
+func (a *Agent) eachAPI(yield func(admin.Entry) bool) {
+	refused := a.engine.State().Refused
+	deployed := make(map[string]*definition.API)
+	for _, d := range a.proxy.APIs() {
+		deployed[d.UUID] = d
+	}
+	for row := range a.domains.store.APIs().All() {
+		id := row.UUID
+		if id == "" {
+			id = idOf(row.ID, "")
+		}
+		def := deployed[row.UUID]
+		delete(deployed, row.UUID)
+		if !yield(admin.Entry{ID: id, Name: row.Name + " " + row.Context, Render: func() any { return apiOf(id, row, def, refused[row.UUID]) }}) {
+			return
+		}
+	}
+	for id, def := range deployed {
+		if !yield(admin.Entry{ID: id, Name: def.Name + " " + def.Context, Render: func() any { return apiOf(id, nil, def, refused[id]) }}) {
+			return
+		}
+	}
+}
+
+// eachUpstream walks over the endpoints of the deployed APIs.
+func (a *Agent) eachUpstream(yield func(admin.Entry) bool) {
+	for _, d := range a.proxy.APIs() {
+		add := func(e *definition.Endpoint, keyType, resource string) bool {
+			if e == nil {
+				return true
+			}
+			v := upstreamView{API: d.Name, Version: d.Version, KeyType: keyType, Resource: resource, Kind: string(e.Kind), URLs: notNil(maskAll(e.URLs))}
+			v.ID = strings.Trim(d.UUID+":"+strings.ToLower(keyType)+":"+resource, ":")
+			return yield(admin.Entry{ID: v.ID, Name: d.Name + " " + strings.Join(v.URLs, " "), Render: func() any { return v }})
+		}
+		if !add(d.Production, "PRODUCTION", "") || !add(d.Sandbox, "SANDBOX", "") {
+			return
+		}
+		for i := range d.Operations {
+			o := &d.Operations[i]
+			if !add(o.Production, "PRODUCTION", o.Method+" "+o.Template) || !add(o.Sandbox, "SANDBOX", o.Method+" "+o.Template) {
+				return
+			}
+		}
+	}
+}
+
+func maskAll(urls []string) []string {
+	out := make([]string, len(urls))
+	for i, u := range urls {
+		out[i] = config.MaskURL(u)
+	}
+	return out
+}
+
+func apiOf(id string, row *subscription.API, def *definition.API, refused string) any {
+	v := apiView{ID: id, Refused: refused, Environments: []string{}, Operations: []resourceView{}}
+	if row != nil {
+		v.APIID, v.Name, v.Version, v.Context, v.Type, v.Lifecycle = row.ID, row.Name, row.Version, row.Context, row.Type, row.Status
+		v.Provider, v.Policy, v.Tenant, v.DefaultVersion, v.Origin = row.Provider, row.Policy, row.Tenant, row.IsDefault, origin(row.Origin)
+		for _, r := range row.Resources {
+			v.Operations = append(v.Operations, resourceView{Method: r.Method, Template: r.Pattern, Policy: r.Policy, Unsecured: r.Auth == "None", Scopes: notNil(r.Scopes)})
+		}
+	}
+	if def != nil {
+		from := origin(def.Origin)
+		v.Deployed, v.Revision, v.Environments, v.DeployedFrom = true, def.RevisionID, notNil(def.Environments), &from
+		if row == nil {
+			v.APIID, v.Name, v.Version, v.Context, v.Type, v.Lifecycle = def.ID, def.Name, def.Version, def.Context, def.Type, def.Lifecycle
+			v.Provider, v.Policy, v.Tenant, v.DefaultVersion, v.Origin = def.Provider, def.Tier, def.Tenant, def.IsDefault, from
+		}
+		v.Operations = v.Operations[:0]
+		for _, o := range def.Operations {
+			v.Operations = append(v.Operations, resourceView{Method: o.Method, Template: o.Template, Policy: o.Tier, Unsecured: o.Unsecured, Scopes: notNil(o.Scopes)})
+		}
+	}
+	return v
+}
+
+func applicationOf(r *subscription.Application) any {
+	attributes := r.Attributes
+	if attributes == nil {
+		attributes = map[string]string{}
+	}
+	return applicationView{
+		ApplicationID: r.ID, UUID: r.UUID, Name: r.Name, Owner: r.Owner, Policy: r.Policy, TokenType: r.TokenType, Tenant: r.Tenant,
+		Groups: notNil(r.GroupIDs), Attributes: attributes, Origin: origin(r.Origin),
+	}
+}
+
+func subscriptionOf(s *subscription.Subscription) any {
+	return subscriptionView{
+		SubscriptionID: s.ID, UUID: s.UUID, APIID: s.APIID, APIUUID: s.APIUUID, ApplicationID: s.ApplicationID, ApplicationUUID: s.ApplicationUUID,
+		Policy: s.Policy, State: string(s.State), Tenant: s.Tenant, Origin: origin(s.Origin),
+	}
+}
+
+func mappingID(m *subscription.KeyMapping) string { return m.ConsumerKey + "@" + m.KeyManager }
+
+func mappingOf(m *subscription.KeyMapping) any {
+	return keyMappingView{
+		ID: mappingID(m), ConsumerKey: m.ConsumerKey, KeyManager: m.KeyManager, KeyType: string(m.KeyType), ApplicationID: m.ApplicationID,
+		Tenant: m.Tenant, Origin: origin(m.Origin),
+	}
+}
+
+func keyManagerID(km *keymanager.KeyManager) string { return km.Tenant + ":" + km.Name }
+
+func (a *Agent) keyManagerOf(km *keymanager.KeyManager) any {
+	v := keyManagerView{
+		ID: keyManagerID(km), Name: km.Name, Tenant: km.Tenant, Type: km.Type, Enabled: km.Enabled, Issuer: km.Issuer,
+		ConsumerKeyClaim: km.ConsumerKeyClaim, ScopesClaim: km.ScopesClaim, SelfValidate: km.SelfValidate, Origin: origin(km.Origin),
+	}
+	for _, m := range a.domains.keyManagers.State().Managers {
+		if m.Name == km.Name && m.Tenant == km.Tenant {
+			v.Keys = &m
+			break
+		}
+	}
+	return v
+}
+
+func denyID(c *throttle.DenyCondition) string {
+	if c.Kind == throttle.DenyIP || c.Kind == throttle.DenyIPRange {
+		return fmt.Sprintf("%s:%s:%d", c.Kind, c.Tenant, c.ID)
+	}
+	return fmt.Sprintf("%s:%s", c.Kind, c.Value)
+}
+
+func denyOf(c *throttle.DenyCondition) any {
+	v := denyView{ID: denyID(c), Kind: string(c.Kind), Tenant: c.Tenant, Value: c.Value, Invert: c.Invert, Number: c.ID, Origin: origin(c.Origin)}
+	if c.From.IsValid() {
+		v.From = c.From.String()
+	}
+	if c.To.IsValid() {
+		v.To = c.To.String()
+	}
+	return v
+}
+
+func keyTemplateOf(t *throttle.KeyTemplate) any {
+	return keyTemplateView{ID: t.Template, Template: t.Template, Origin: origin(t.Origin)}
+}
+
+func policyID(p *throttle.Policy) string { return string(p.Kind) + ":" + p.Tenant + ":" + p.Name }
+
+func policyOf(p *throttle.Policy) any {
+	v := policyView{
+		ID: policyID(p), Kind: string(p.Kind), Name: p.Name, Tenant: p.Tenant, BurstCount: p.BurstCount, BurstUnit: p.BurstUnit,
+		StopOnQuotaReach: p.StopOnQuotaReach, ConditionGroups: len(p.Groups), Origin: origin(p.Origin),
+	}
+	if p.Default.QuotaType != "" {
+		v.Limit = &limitView{QuotaType: p.Default.QuotaType, Count: p.Default.Count, UnitTime: p.Default.UnitTime, TimeUnit: p.Default.TimeUnit}
+	}
+	return v
+}
+
+func revokedOf(r *keymanager.Revocation) any {
+	kind := "token"
+	switch r.Kind {
+	case keymanager.RevokedConsumerKey:
+		kind = "consumer_key"
+	case keymanager.RevokedSubject:
+		kind = "subject"
+	}
+	return revokedView{ID: r.Value, Kind: kind, Before: admin.Time(r.Before), ExpiresAt: admin.Time(r.ExpiresAt), Tenant: r.Tenant, Origin: origin(r.Origin)}
+}
+
+// publishChange renders a change as the entries of the admin API and hands it to the readers of the event stream.
+func (a *Agent) publishChange(c sync.Change) {
+	if !a.feed.Active() {
+		return
+	}
+	a.feed.Publish(admin.KindChange, admin.Change{
+		What: c.What, ID: c.ID, Before: a.shown(c.Before), After: a.shown(c.After), Origin: origin(c.Origin),
+	})
+}
+
+// shown renders a row of a change.
+func (a *Agent) shown(row any) any {
+	switch r := row.(type) {
+	case *subscription.API:
+		if r != nil {
+			return apiOf(idOf(r.ID, r.UUID), r, nil, "")
+		}
+	case *subscription.Application:
+		if r != nil {
+			return applicationOf(r)
+		}
+	case *subscription.Subscription:
+		if r != nil {
+			return subscriptionOf(r)
+		}
+	case *subscription.KeyMapping:
+		if r != nil {
+			return mappingOf(r)
+		}
+	case *keymanager.KeyManager:
+		if r != nil {
+			return a.keyManagerOf(r)
+		}
+	case *throttle.DenyCondition:
+		if r != nil {
+			return denyOf(r)
+		}
+	case *throttle.KeyTemplate:
+		if r != nil {
+			return keyTemplateOf(r)
+		}
+	case *throttle.Policy:
+		if r != nil {
+			return policyOf(r)
+		}
+	default:
+		return row
+	}
+	return nil
+}
