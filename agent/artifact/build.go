@@ -52,7 +52,7 @@ func (b *builder) extensions(v value, known []string) {
 		near := nearest(m.key, known)
 		switch {
 		case near != "" && (wso2 || len(near) > 6):
-			f := value{m.doc, m.keyAt, nil, m.parent, m.key}
+			f := m.ofKey()
 			f.fault("did you mean "+near+"?", "is no extension at this level")
 		case wso2:
 			m.note("is not known here and has no effect")

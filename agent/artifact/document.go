@@ -39,7 +39,7 @@ func parse(file string, data []byte, r *report) (d *document, ok bool) {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	trimmed := bytes.TrimLeft(data, " \t\r\n")
 	if len(trimmed) == 0 {
-		r.add(Fault{File: file, Problem: "the file is empty"})
+		r.add(Fault{File: file, Problem: "the file is empty", Want: "write an OpenAPI document"})
 		return nil, false
 	}
 	var err error
@@ -253,11 +253,17 @@ func (v value) line() (int, int) {
 func (v value) fault(want, format string, args ...any) {
 	f := Fault{File: v.doc.file, Key: v.path(), Problem: fmt.Sprintf(format, args...), Want: want}
 	f.Line, f.Column = v.line()
-	if n := v.node; n != nil && n.Kind == yaml.ScalarNode && !strings.Contains(strings.ToLower(v.key), "password") {
-		f.Value = short(n.Value)
+	if n := v.node; n != nil && n != v.keyAt && n.Kind == yaml.ScalarNode && !strings.Contains(strings.ToLower(v.key), "password") {
+		f.Value = short(userInfo.ReplaceAllString(n.Value, "${1}…@"))
 	}
 	v.doc.report.add(f)
 }
+
+// userInfo finds the credentials of a URL, which no fault shows.
+var userInfo = regexp.MustCompile(`(//)[^/@\s]*@`)
+
+// ofKey is the place of the key of a value.
+func (v value) ofKey() value { return value{v.doc, v.keyAt, v.keyAt, v.parent, v.key} }
 
 // missing reports a member that is not there, at the place of its parent.
 func (v value) missing(key, want, format string, args ...any) {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"gatehouse/proxy/definition"
 )
 
@@ -413,6 +415,9 @@ func (b *builder) configured(v, kind value, side string) *definition.Endpoint {
 					settings = it.get("config")
 				}
 			}
+			if u.node.Kind == yaml.ScalarNode && u.text() == "" {
+				continue // the portal leaves an endpoint that was taken out so
+			}
 			if strings.EqualFold(u.text(), "default") {
 				u.fault(wantURL, "dynamic endpoints are not supported")
 				continue
@@ -435,8 +440,14 @@ func (b *builder) configured(v, kind value, side string) *definition.Endpoint {
 				settings = inner
 			}
 		}
-		e.Timeout = millis(settings.get("actionDuration"), 1, maxTimeoutMillis)
-		if count := settings.get("retryTimeOut").integer(0, 0, maxRetries); count > 0 {
+		e.Timeout = millis(settings.get("actionDuration"), 0, maxTimeoutMillis)
+		retries := settings.get("retryTimeOut")
+		count := retries.integer(0, -1<<31, 1<<31-1)
+		if count > maxRetries {
+			retries.note("%d retries are more than the greatest number, %d, which is used", count, maxRetries)
+			count = maxRetries
+		}
+		if count > 0 {
 			e.Retry = &definition.Retry{Count: int(count)}
 		}
 	}
@@ -515,9 +526,10 @@ func didYouMean(name string, known []string, otherwise string) string {
 
 // nearest returns the known name within two edits (without case), "" when there is none.
 func nearest(name string, known []string) string {
-	best, at := "", 3
+	const limit = 3
+	best, at := "", limit
 	for _, k := range known {
-		if d := distance(strings.ToLower(name), strings.ToLower(k), at); d < at || d == at && d < 3 && k < best {
+		if d := distance(strings.ToLower(name), strings.ToLower(k), limit); d < at || d == at && d < limit && k < best {
 			best, at = k, d
 		}
 	}

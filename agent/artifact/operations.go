@@ -194,7 +194,7 @@ func (b *builder) requirement(v value) (alternatives [][]definition.Credential, 
 					for n := range b.schemes {
 						names = append(names, n)
 					}
-					value{m.doc, m.keyAt, nil, m.parent, m.key}.fault(didYouMean(m.key, names, "define it under securitySchemes"), "names a security scheme that is not defined")
+					m.ofKey().fault(didYouMean(m.key, names, "define it under securitySchemes"), "names a security scheme that is not defined")
 					return
 				}
 				kind = definition.OAuth2
@@ -214,7 +214,8 @@ func (b *builder) requirement(v value) (alternatives [][]definition.Credential, 
 			alt.note("an empty requirement does not open the operation; x-wso2-disable-security: true does")
 			continue
 		}
-		if len(kinds) > 0 {
+		slices.Sort(kinds)
+		if len(kinds) > 0 && !slices.ContainsFunc(alternatives, func(a []definition.Credential) bool { return slices.Equal(a, kinds) }) {
 			alternatives = append(alternatives, kinds)
 		}
 	}
@@ -322,7 +323,7 @@ func (b *builder) operations() {
 		if strings.HasPrefix(p.key, "x-") {
 			return
 		}
-		keyPlace := value{p.doc, p.keyAt, nil, p.parent, p.key}
+		keyPlace := p.ofKey()
 		shape, problem := templateShape(p.key)
 		if problem != "" {
 			keyPlace.fault("write a path such as /items/{id} or /*", "%s", problem)
@@ -355,10 +356,10 @@ func (b *builder) operations() {
 			}
 			if first, twice := same[method+" "+shape]; twice {
 				line, _ := first.line()
-				value{m.doc, m.keyAt, nil, m.parent, m.key}.fault("keep one of them", "matches the same requests as %s (line %d)", first.path(), line)
+				m.ofKey().fault("keep one of them", "matches the same requests as %s (line %d)", first.path(), line)
 				return
 			}
-			same[method+" "+shape] = value{m.doc, m.keyAt, nil, m.parent, m.key}
+			same[method+" "+shape] = m.ofKey()
 			b.extensions(m, operationExtensions)
 			b.interceptors(m)
 			op := definition.Operation{Template: p.key, Method: method, Tier: or(b.tier(m), tier)}
@@ -484,7 +485,7 @@ func templateShape(t string) (shape, problem string) {
 		return "", "does not begin with /"
 	}
 	if i := strings.IndexByte(t, '*'); i >= 0 && (i != len(t)-1 || t[i-1] != '/') {
-		return "", "* may stand at the end only, as /*"
+		return "", "has a * elsewhere than at the end, as /*"
 	}
 	if strings.ContainsAny(t, "?# \t\r\n") {
 		return "", "holds a character that no path may have"
