@@ -15,6 +15,7 @@ package deny
 
 import (
 	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -36,44 +37,61 @@ func ExclusiveRanges() Option { return func(s *Set) { s.exclusive = true } }
 type Set struct {
 	exclusive bool
 
-	mu  sync.Mutex // serialises writers
-	all map[identity]*throttle.DenyCondition
+	mu  sync.Mutex                                                 // serialises writers
+	all map[throttle.DenyKind]map[identity]*throttle.DenyCondition // by family
+	n   int
 
 	tables atomic.Pointer[tables]
 }
 
-// identity is what makes two conditions one. IP kinds: tenant and id; others: kind and value. The tenant stays out of the
-// latter because the full list does not name it, while events do.
+// identity is what makes two conditions of one family the same. IP kinds: tenant and id; others: the value. The tenant
+// stays out of the latter because the full list does not name it, while events do.
 type identity struct {
-	kind   throttle.DenyKind
 	tenant string
 	value  string
 }
 
 // tables is one immutable state, by the texts that a request is compared with.
 type tables struct {
-	n                   int
-	api                 map[string]*throttle.DenyCondition
-	application         map[string]*throttle.DenyCondition
-	user                map[string]*throttle.DenyCondition
-	subscription        map[string]*throttle.DenyCondition
-	byTenant            map[string]*addresses
-	exclusiveRangeBound bool
+	n            int
+	api          map[string]*throttle.DenyCondition
+	application  map[string]*throttle.DenyCondition
+	user         map[string]*throttle.DenyCondition
+	subscription map[string]*throttle.DenyCondition
+	byTenant     map[string]*addresses
 }
 
 // addresses are the IP conditions for the APIs of one tenant.
 type addresses struct {
 	fixed map[netip.Addr]*throttle.DenyCondition // IP, not inverted
-	other []*throttle.DenyCondition              // inverted IP, and IPRANGE
+	spans []span                                 // inverted IP, and IPRANGE
+}
+
+// span is a condition with its bounds as numbers, both included.
+type span struct {
+	from, to number
+	v4       bool
+	empty    bool // exclusive bounds that leave nothing
+	invert   bool
+	c        *throttle.DenyCondition
+}
+
+type number struct{ hi, lo uint64 }
+
+func (a number) less(b number) bool { return a.hi < b.hi || a.hi == b.hi && a.lo < b.lo }
+
+func numberOf(a netip.Addr) (n number) {
+	b := a.As16()
+	return number{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
 }
 
 // New returns an empty set.
 func New(options ...Option) *Set {
-	s := &Set{all: map[identity]*throttle.DenyCondition{}}
+	s := &Set{all: map[throttle.DenyKind]map[identity]*throttle.DenyCondition{}}
 	for _, o := range options {
 		o(s)
 	}
-	s.tables.Store(&tables{exclusiveRangeBound: s.exclusive})
+	s.tables.Store(&tables{})
 	return s
 }
 
@@ -91,7 +109,7 @@ func isIP(k throttle.DenyKind) bool { return k == throttle.DenyIP || k == thrott
 
 func identify(c *throttle.DenyCondition) identity {
 	if isIP(c.Kind) {
-		id := identity{kind: throttle.DenyIP, tenant: tenantOf(c.Tenant)}
+		id := identity{tenant: tenantOf(c.Tenant)}
 		if c.ID != 0 {
 			id.value = strconv.FormatInt(c.ID, 10)
 		} else {
@@ -101,16 +119,16 @@ func identify(c *throttle.DenyCondition) identity {
 		return id
 	}
 	if c.Kind == throttle.DenyUser {
-		return identity{kind: c.Kind, value: canonicalUser(c)}
+		return identity{value: canonicalUser(c)}
 	}
 	if c.Kind == throttle.DenyApplication {
-		return identity{kind: c.Kind, value: canonicalApplication(c.Value)}
+		return identity{value: canonicalApplication(c.Value)}
 	}
 	if c.Kind == throttle.DenySubscription {
 		// Where the owner ends in "context:version:owner-application:keyType" cannot be told, both names may hold dashes.
-		return identity{kind: c.Kind, value: strings.Replace(c.Value, superSuffix+"-", "-", 1)}
+		return identity{value: strings.Replace(c.Value, superSuffix+"-", "-", 1)}
 	}
-	return identity{kind: c.Kind, value: c.Value}
+	return identity{value: c.Value}
 }
 
 func tenantOf(t string) string {
@@ -177,50 +195,65 @@ func normalise(c throttle.DenyCondition) *throttle.DenyCondition {
 // Put adds a condition, or replaces the one that is the same, and returns the one that stood before.
 func (s *Set) Put(c throttle.DenyCondition) (before *throttle.DenyCondition) {
 	n := normalise(c)
-	id := identify(n)
+	id, kind := identify(n), family(n.Kind)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before = s.all[id]
-	s.all[id] = n
-	s.rebuild(family(n.Kind))
+	before = s.all[kind][id]
+	s.put(n)
+	s.rebuild(kind)
 	return before
+}
+
+// put stores a normalised condition. The caller holds mu.
+func (s *Set) put(n *throttle.DenyCondition) {
+	id, kind := identify(n), family(n.Kind)
+	rows := s.all[kind]
+	if rows == nil {
+		rows = map[identity]*throttle.DenyCondition{}
+		s.all[kind] = rows
+	}
+	if rows[id] == nil {
+		s.n++
+	}
+	rows[id] = n
 }
 
 // Delete removes a condition: IP kinds by tenant and id, others by value. It returns what it removed, nil when there was
 // none.
 func (s *Set) Delete(c throttle.DenyCondition) (before *throttle.DenyCondition) {
 	n := normalise(c)
-	id := identify(n)
+	id, kind := identify(n), family(n.Kind)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before = s.all[id]
+	before = s.all[kind][id]
 	if before == nil {
 		return nil
 	}
-	delete(s.all, id)
-	s.rebuild(family(n.Kind))
+	delete(s.all[kind], id)
+	s.n--
+	s.rebuild(kind)
 	return before
 }
 
 // ReplaceAll makes the set hold these conditions and no others. Of two that are the same the last stays.
 func (s *Set) ReplaceAll(list []throttle.DenyCondition) {
-	all := make(map[identity]*throttle.DenyCondition, len(list))
-	for _, c := range list {
-		n := normalise(c)
-		all[identify(n)] = n
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.all = all
+	s.all, s.n = map[throttle.DenyKind]map[identity]*throttle.DenyCondition{}, 0
+	for _, c := range list {
+		s.put(normalise(c))
+	}
 	s.rebuild("")
 }
 
 // All returns copies of all conditions, ordered by kind, tenant, id and value.
 func (s *Set) All() []throttle.DenyCondition {
 	s.mu.Lock()
-	list := make([]throttle.DenyCondition, 0, len(s.all))
-	for _, c := range s.all {
-		list = append(list, *c)
+	list := make([]throttle.DenyCondition, 0, s.n)
+	for _, rows := range s.all {
+		for _, c := range rows {
+			list = append(list, *c)
+		}
 	}
 	s.mu.Unlock()
 	slices.SortFunc(list, compare)
@@ -234,14 +267,10 @@ func compare(a, b throttle.DenyCondition) int {
 // Len says how many conditions are held, those that are not enforced included.
 func (s *Set) Len() int { return s.tables.Load().n }
 
-// rebuild publishes new tables of one kind, or of all for "". The caller holds mu.
+// rebuild publishes new tables of one family, or of all for "". The caller holds mu.
 func (s *Set) rebuild(kind throttle.DenyKind) {
-	old := s.tables.Load()
-	t := *old
-	t.n = len(s.all)
-	if kind == "" {
-		t = tables{n: len(s.all), exclusiveRangeBound: s.exclusive}
-	}
+	t := *s.tables.Load()
+	t.n = s.n
 	is := func(k throttle.DenyKind) bool { return kind == "" || kind == k }
 	if is(throttle.DenyAPI) {
 		t.api = s.texts(throttle.DenyAPI)
@@ -263,24 +292,20 @@ func (s *Set) rebuild(kind throttle.DenyKind) {
 
 // texts gives every text that a condition of the kind is met by. Where two conditions share a text, the canonical one wins.
 func (s *Set) texts(kind throttle.DenyKind) map[string]*throttle.DenyCondition {
-	m := map[string]*throttle.DenyCondition{}
-	for id, c := range s.all {
-		if id.kind == kind && c.Inert == "" {
+	rows := s.all[kind]
+	m := make(map[string]*throttle.DenyCondition, len(rows))
+	for id, c := range rows {
+		if c.Inert == "" {
 			m[id.value] = c
 		}
 	}
 	if kind != throttle.DenyUser {
 		return m
 	}
-	for id, c := range s.all {
-		if id.kind != kind || c.Inert != "" {
-			continue
-		}
-		if strings.Contains(c.Value, "@") {
-			// An e-mail name as written may already be the whole user.
-			if _, taken := m[c.Value]; !taken {
-				m[c.Value] = c
-			}
+	for _, c := range rows {
+		// An e-mail name as written may already be the whole user.
+		if c.Inert == "" && m[c.Value] == nil && strings.Contains(c.Value, "@") {
+			m[c.Value] = c
 		}
 	}
 	return m
@@ -288,8 +313,8 @@ func (s *Set) texts(kind throttle.DenyKind) map[string]*throttle.DenyCondition {
 
 func (s *Set) addressTables() map[string]*addresses {
 	byTenant := map[string]*addresses{}
-	for id, c := range s.all {
-		if id.kind != throttle.DenyIP || c.Inert != "" {
+	for id, c := range s.all[throttle.DenyIP] {
+		if c.Inert != "" {
 			continue
 		}
 		a := byTenant[id.tenant]
@@ -303,12 +328,29 @@ func (s *Set) addressTables() map[string]*addresses {
 			}
 			continue
 		}
-		a.other = append(a.other, c)
+		a.spans = append(a.spans, s.span(c))
 	}
 	for _, a := range byTenant {
-		slices.SortFunc(a.other, func(x, y *throttle.DenyCondition) int { return compare(*x, *y) })
+		slices.SortFunc(a.spans, func(x, y span) int { return compare(*x.c, *y.c) })
 	}
 	return byTenant
+}
+
+func (s *Set) span(c *throttle.DenyCondition) span {
+	from, to := c.From, c.To
+	sp := span{v4: from.Is4(), invert: c.Invert, c: c}
+	switch {
+	case c.Kind == throttle.DenyIP:
+		to = from
+	case s.exclusive:
+		// A bound at the end of the family has no neighbour; Next and Prev then give no address.
+		from, to = from.Next(), to.Prev()
+		sp.empty = !from.IsValid() || !to.IsValid() || to.Less(from)
+	}
+	if !sp.empty {
+		sp.from, sp.to = numberOf(from), numberOf(to)
+	}
+	return sp
 }
 
 // Anonymous returns the first condition that denies the request without knowing who calls: API, IP, IPRANGE. Nil when none
@@ -334,25 +376,22 @@ func (s *Set) Anonymous(r *throttle.Request) *throttle.DenyCondition {
 	if c := a.fixed[ip]; c != nil {
 		return c
 	}
-	for _, c := range a.other {
-		if inside(c, ip, t.exclusiveRangeBound) != c.Invert {
-			return c
+	if len(a.spans) == 0 {
+		return nil
+	}
+	known, v4 := ip.IsValid(), ip.Is4()
+	var n number
+	if known {
+		n = numberOf(ip)
+	}
+	for i := range a.spans {
+		sp := &a.spans[i]
+		inside := known && !sp.empty && sp.v4 == v4 && !n.less(sp.from) && !sp.to.less(n)
+		if inside != sp.invert {
+			return sp.c
 		}
 	}
 	return nil
-}
-
-func inside(c *throttle.DenyCondition, ip netip.Addr, exclusive bool) bool {
-	if !ip.IsValid() || ip.Is4() != c.From.Is4() {
-		return false
-	}
-	if c.Kind == throttle.DenyIP {
-		return ip == c.From
-	}
-	if exclusive {
-		return c.From.Less(ip) && ip.Less(c.To)
-	}
-	return !ip.Less(c.From) && !c.To.Less(ip)
 }
 
 // Identified returns the first condition that denies the request for who calls: APPLICATION, USER, SUBSCRIPTION, in this
