@@ -44,7 +44,14 @@ func (a *Agent) buildDomains() error {
 	cfg, d := a.cfg, &a.domains
 	d.store = store.New()
 	d.revocations = revocation.New(revocation.Options{})
+	// Key managers that the API Manager names are trusted as it is; an issuer of the configuration has its own ca_file.
+	hub := cfg.APIM.EventHub
+	keyServers, err := clientTLS(a.log, "apim.event_hub", hub.CAFile, hub.SkipSSLVerification)
+	if err != nil {
+		return err
+	}
 	d.keyManagers = registry.New(registry.Options{
+		TLS:           keyServers,
 		Logger:        a.part("key_managers"),
 		Registerer:    a.registry,
 		CacheCapacity: cfg.APIM.Cache.GatewayToken.Capacity,
