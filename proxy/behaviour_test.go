@@ -80,6 +80,9 @@ func start(t testing.TB, o Options, apis ...*definition.API) *gateway {
 	if o.HTTP == "" {
 		o.HTTP = "127.0.0.1:0"
 	}
+	if o.DrainPause == 0 {
+		o.DrainPause = time.Millisecond
+	}
 	g := &gateway{log: &syncBuffer{}}
 	if o.AccessLog == nil {
 		o.AccessLog = g.log
@@ -289,7 +292,10 @@ func TestTargetIsForwardedAsSent(t *testing.T) {
 
 func TestLargeBodiesStreamBothWays(t *testing.T) {
 	both(t, func(t *testing.T, o Options) {
-		const size = 64 << 20
+		size := int64(64 << 20)
+		if o.Upstream.Transport {
+			size = 8 << 20
+		}
 		backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			h := sha256.New()
 			n, err := io.Copy(h, r.Body)
@@ -299,7 +305,7 @@ func TestLargeBodiesStreamBothWays(t *testing.T) {
 			w.Header().Set("X-Sum", hex.EncodeToString(h.Sum(nil)))
 			w.Header().Set("X-Size", strconv.FormatInt(n, 10))
 			if r.URL.Query().Get("length") == "known" {
-				w.Header().Set("Content-Length", strconv.Itoa(size))
+				w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 			}
 			_, _ = io.Copy(w, io.LimitReader(pattern{}, size))
 		}))
@@ -1056,6 +1062,7 @@ func TestDrainUnderLoad(t *testing.T) {
 			_, _ = io.WriteString(w, "ok")
 		}))
 		defer backend.Close()
+		o.DrainPause = 500 * time.Millisecond
 		g := start(t, o, anyAPI(single(backend.URL)))
 		var failed atomic.Int64
 		var served atomic.Int64
@@ -1130,7 +1137,7 @@ func TestRouteSwapUnderLoad(t *testing.T) {
 				}
 			})
 		}
-		for i := range 100 {
+		for i := range 50 {
 			if refused := g.SetAPIs([]*definition.API{anyAPI(single(backends[i%3]))}); len(refused) > 0 {
 				t.Fatal(refused)
 			}

@@ -74,7 +74,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // ServeHTTP serves one request: it is the adapter of net/http to the pipeline.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := p.states.Get().(*state)
+	p.metrics.active.Add(1)
 	abort := p.serve(s, w, r)
+	p.metrics.active.Add(-1)
 	s.reset()
 	p.states.Put(s)
 	if abort {
@@ -617,7 +619,7 @@ func (p *Proxy) finish(s *state, r *http.Request) {
 		e.Retries = s.res.Attempts - 1
 	}
 	if x.Verdict.Level != 0 || x.Verdict.OverQuota {
-		e.ThrottleLevel = pipeline.LevelName(x.Verdict.Level)
+		e.ThrottleLevel = x.Verdict.Level.String()
 		if x.Verdict.OverQuota {
 			e.ThrottleLevel = "over_quota"
 		}

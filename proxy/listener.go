@@ -173,7 +173,7 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	// From here on answers carry "Connection: close". A moment for clients that are just about to send on an idle
 	// connection, which would otherwise be closed under them.
 	select {
-	case <-time.After(drainPause):
+	case <-time.After(p.opts.DrainPause):
 	case <-ctx.Done():
 	}
 	var g errgroup.Group
@@ -188,6 +188,3 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	}
 	return g.Wait()
 }
-
-// drainPause is how long idle connections stay open after the listeners closed.
-const drainPause = 500 * time.Millisecond

@@ -8,22 +8,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"gatehouse/proxy/pipeline"
-	"gatehouse/throttle"
 )
 
 // metrics are the proxy's collectors. What a request touches is looked up once per API (apiMetrics).
 type metrics struct {
-	requests  *prometheus.CounterVec
-	duration  *prometheus.HistogramVec
-	upstream  *prometheus.HistogramVec
-	overhead  prometheus.Histogram
-	refusals  *prometheus.CounterVec
-	throttled *prometheus.CounterVec
-	active    prometheus.Gauge
-	reloads   *prometheus.CounterVec
-	config    prometheus.Gauge
-	panics    prometheus.Counter
-	none      *apiMetrics // requests that matched no API
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	upstream *prometheus.HistogramVec
+	overhead prometheus.Histogram
+	refusals *prometheus.CounterVec
+	active   atomic.Int64 // requests being served
+	reloads  *prometheus.CounterVec
+	config   prometheus.Gauge
+	panics   prometheus.Counter
+	none     *apiMetrics // requests that matched no API
 
 	max  int
 	mu   sync.Mutex
@@ -45,9 +43,6 @@ func newMetrics(r prometheus.Registerer, maxAPIs int, dropped func() float64) *m
 			Buckets: []float64{.000005, .00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .1, 1}}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_refusals_total",
 			Help: "Refused requests by step and fault code."}, []string{"reason", "code"}),
-		throttled: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_throttle_decisions_total",
-			Help: "Throttled requests by level."}, []string{"level", "result"}),
-		active:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "gatehouse_requests_active", Help: "Requests being served."}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_api_compilations_total", Help: "APIs compiled into the route table, by result."}, []string{"result"}),
 		config:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "gatehouse_config_generation", Help: "Number of route tables since the start."}),
 		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: "gatehouse_panics_total", Help: "Requests that ended in a fault of the gateway itself."}),
@@ -57,7 +52,9 @@ func newMetrics(r prometheus.Registerer, maxAPIs int, dropped func() float64) *m
 	m.none = m.of("", "")
 	if r != nil {
 		logDropped := prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "gatehouse_access_log_dropped_total", Help: "Lines of the access log that were lost."}, dropped)
-		for _, c := range []prometheus.Collector{m.requests, m.duration, m.upstream, m.overhead, m.refusals, m.throttled, m.active, m.reloads, m.config, m.panics, logDropped} {
+		active := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gatehouse_requests_active", Help: "Requests being served."},
+			func() float64 { return float64(m.active.Load()) })
+		for _, c := range []prometheus.Collector{m.requests, m.duration, m.upstream, m.overhead, m.refusals, active, m.reloads, m.config, m.panics, logDropped} {
 			r.MustRegister(c)
 		}
 	}
@@ -128,9 +125,6 @@ func (a *apiMetrics) count(method string, status int, admitted bool) {
 
 func (m *metrics) refused(t *pipeline.Trace, step pipeline.Step) {
 	m.refusals.WithLabelValues(step.String(), seconds(int64(t.Code))).Inc()
-	if t.Verdict.Level != throttle.LevelNone {
-		m.throttled.WithLabelValues(pipeline.LevelName(t.Verdict.Level), "refused").Inc()
-	}
 }
 
 func observe(o prometheus.Observer, d time.Duration) { o.Observe(d.Seconds()) }

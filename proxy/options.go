@@ -67,6 +67,9 @@ type Options struct {
 	MaxAPILabels int
 	// DrainTimeout bounds the wait for running requests when the context of Run ends; 0 means 30 s.
 	DrainTimeout time.Duration
+	// DrainPause is how long idle connections stay open after the listeners closed, for clients that are just about to
+	// send; 0 means 500 ms.
+	DrainPause time.Duration
 
 	Log      zerolog.Logger
 	Registry prometheus.Registerer // nil: metrics are kept but not registered
@@ -106,6 +109,9 @@ func (o *Options) defaults() {
 	}
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = 30 * time.Second
+	}
+	if o.DrainPause == 0 {
+		o.DrainPause = 500 * time.Millisecond
 	}
 	if o.Ready == nil {
 		o.Ready = func() bool { return true }

@@ -247,7 +247,7 @@ func (t *Trace) describe(s Step, v *StepView) {
 		v.KeyType = string(t.KeyType)
 	case StepThrottle:
 		if d := t.Verdict; d.Level != throttle.LevelNone {
-			v.Level, v.ThrottleKey, v.Condition = LevelName(d.Level), d.Key, d.Condition
+			v.Level, v.ThrottleKey, v.Condition = d.Level.String(), d.Key, d.Condition
 			if d.RetryAt != 0 {
 				v.RetryAt = FormatTime(d.RetryAt)
 			}
@@ -256,16 +256,6 @@ func (t *Trace) describe(s Step, v *StepView) {
 	case StepUpstream:
 		v.Backend = t.Backend
 	}
-}
-
-var levelNames = [...]string{"none", "api", "resource", "subscription", "burst", "application", "custom", "hard"}
-
-// LevelName is the name of a throttle level in traces, logs and metrics.
-func LevelName(l throttle.Level) string {
-	if int(l) < len(levelNames) {
-		return levelNames[l]
-	}
-	return "unknown"
 }
 
 func claimText(v any) string {

@@ -70,7 +70,10 @@ func (d *Domains) Chain(r *pipeline.Route) []pipeline.Stage {
 	if d.Denier != nil {
 		chain = append(chain, denyAnonymous{d.Denier})
 	}
-	if r.Secured && d.Authenticator != nil {
+	switch {
+	case r.Secured && r.Operation.Unavailable != "":
+		chain = append(chain, &unavailable{r.Operation.Unavailable})
+	case r.Secured && d.Authenticator != nil:
 		chain = append(chain, &authenticate{d})
 		if d.Subscriptions != nil {
 			wait := d.MissTimeout
@@ -79,7 +82,7 @@ func (d *Domains) Chain(r *pipeline.Route) []pipeline.Stage {
 			}
 			chain = append(chain, &subscribe{d: d, wait: wait, skip: d.SkipSubscriptions || r.API.SkipSubscriptions})
 		}
-	} else {
+	default:
 		chain = append(chain, open{})
 	}
 	chain = append(chain, endpoint{})
@@ -116,6 +119,14 @@ func (open) Run(x *pipeline.Exchange) *pipeline.Refusal {
 	x.Note(pipeline.StepAuthenticate, pipeline.Skipped)
 	anonymous(x)
 	return nil
+}
+
+// unavailable refuses every credential: what the resource asks for cannot be checked in this release, and a resource that
+// cannot be secured as it is meant to be is not served at all.
+type unavailable struct{ why string }
+
+func (s *unavailable) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	return x.Refuse(pipeline.StepAuthenticate, invalid("the credentials that the resource asks for are not supported"), s.why)
 }
 
 // anonymous counts a request under the caller's address.
@@ -227,7 +238,7 @@ func (s limit) Run(x *pipeline.Exchange) *pipeline.Refusal {
 	if wait := v.RetryAt - x.Now; wait > 0 {
 		f.RetryAfter = (wait + 999) / 1000
 	}
-	return x.Refuse(pipeline.StepThrottle, f, "the limit of level "+pipeline.LevelName(v.Level)+" is used up")
+	return x.Refuse(pipeline.StepThrottle, f, "the limit of level "+v.Level.String()+" is used up")
 }
 
 // decimals keeps the text of numbers that come again and again, so that a request needs not make it. It is a
