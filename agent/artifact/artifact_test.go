@@ -96,7 +96,7 @@ func TestGoodProjects(t *testing.T) {
 	}
 	for _, e := range entries {
 		t.Run(e.Name(), func(t *testing.T) {
-			opts := Options{LookupEnv: environment, Origin: definition.Origin{Kind: "file", ID: e.Name()}}
+			opts := Options{LookupEnv: environment, Origin: definition.Origin{Kind: "file", At: 1764000000000, ID: e.Name()}}
 			api, err := FromPath("testdata/good/"+e.Name(), opts)
 			if err != nil {
 				t.Fatal(err)

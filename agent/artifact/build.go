@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"fmt"
 	"net/url"
 	"slices"
 	"sort"
@@ -189,17 +190,24 @@ func (b *builder) context() {
 		} else if b.meta.exists() && a.Version != "" && !strings.HasSuffix(context, "/"+a.Version) {
 			context = strings.TrimSuffix(context, "/") + "/" + a.Version
 		}
-		context = strings.TrimSuffix(context, "/")
+	}
+	context = strings.TrimSuffix(context, "/")
+	refuse := at.fault
+	if !at.exists() {
+		refuse = func(want, format string, args ...any) {
+			b.report.add(Fault{File: b.name, Key: "apiContext of deployments.json", Value: short(context), Problem: fmt.Sprintf(format, args...), Want: want})
+		}
 	}
 	switch {
-	case context == "" && at.exists():
-		at.fault("write /name", "is no context")
+	case context == "":
+		refuse("write /name", "is no context")
 		return
 	case !strings.HasPrefix(context, "/"):
-		at.fault("write "+short("/"+context), "does not begin with /")
+		refuse("write "+short("/"+context), "does not begin with /")
 		return
-	case strings.ContainsAny(context, "{}*?#% \\") || strings.Contains(context, "//") || strings.Contains(context, "/../") || strings.Contains(context, "/./"):
-		at.fault("write letters, digits, - . _ ~ and /", "holds a character or an element that no path may have")
+	case strings.ContainsAny(context, "{}*?#%\\") || strings.ContainsFunc(context, func(r rune) bool { return r <= ' ' || r == 0x7f }) ||
+		strings.Contains(context, "//") || strings.Contains(context+"/", "/../") || strings.Contains(context+"/", "/./"):
+		refuse("write letters, digits, - . _ ~ and /", "holds a character or an element that no path may have")
 		return
 	}
 	a.Context = context

@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"gatehouse/proxy/definition"
@@ -478,8 +479,8 @@ func (b *builder) metaOperations(index map[string]int, same map[string]value) {
 	}
 }
 
-// templateShape checks a path template and returns it with the names of its parameters blotted out: two templates of one
-// shape match the same requests.
+// templateShape checks a path template and returns it with the names of its parameters blotted out and what is
+// percent-encoded decoded: two templates of one shape match the same requests.
 func templateShape(t string) (shape, problem string) {
 	if !strings.HasPrefix(t, "/") {
 		return "", "does not begin with /"
@@ -487,35 +488,70 @@ func templateShape(t string) (shape, problem string) {
 	if i := strings.IndexByte(t, '*'); i >= 0 && (i != len(t)-1 || t[i-1] != '/') {
 		return "", "has a * elsewhere than at the end, as /*"
 	}
-	if strings.ContainsAny(t, "?# \t\r\n") {
+	if strings.ContainsFunc(t, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '?' || r == '#' }) {
 		return "", "holds a character that no path may have"
+	}
+	if strings.Contains(t+"/", "/../") || strings.Contains(t+"/", "/./") {
+		return "", "has an element . or .., which no request has"
 	}
 	var out strings.Builder
 	var names []string
 	for rest := t; rest != ""; {
 		i := strings.IndexAny(rest, "{}")
+		literal := rest
+		if i >= 0 {
+			literal = rest[:i]
+		}
+		if !unescape(&out, literal) {
+			return "", "has a % that is not followed by two hexadecimal digits"
+		}
 		if i < 0 {
-			out.WriteString(rest)
 			break
 		}
 		if rest[i] == '}' {
 			return "", "has a } without {"
 		}
-		out.WriteString(rest[:i])
 		end := strings.IndexAny(rest[i+1:], "{}/")
 		if end < 0 || rest[i+1+end] != '}' {
 			return "", "has a { without }"
 		}
 		name := rest[i+1 : i+1+end]
-		if name == "" {
+		switch {
+		case name == "":
 			return "", "has a parameter without a name"
-		}
-		if slices.Contains(names, name) {
+		case slices.Contains(names, name):
 			return "", "has two parameters with the name " + name
+		case literal == "" && len(names) > 0:
+			return "", "has two parameters with nothing between them"
 		}
 		names = append(names, name)
 		out.WriteString("{}")
 		rest = rest[i+end+2:]
 	}
 	return out.String(), ""
+}
+
+// unescape writes a literal part of a template with its percent-encoding undone, but for the encoded / and %, which stay
+// apart from the plain ones.
+func unescape(out *strings.Builder, literal string) bool {
+	for i := 0; i < len(literal); i++ {
+		if literal[i] != '%' {
+			out.WriteByte(literal[i])
+			continue
+		}
+		if i+2 >= len(literal) {
+			return false
+		}
+		n, err := strconv.ParseUint(literal[i+1:i+3], 16, 8)
+		if err != nil || n == 0 {
+			return false
+		}
+		if n == '/' || n == '%' {
+			out.WriteString(strings.ToUpper(literal[i : i+3]))
+		} else {
+			out.WriteByte(byte(n))
+		}
+		i += 2
+	}
+	return true
 }

@@ -1,6 +1,3 @@
-// Package artifact reads API definitions: projects of apictl (a folder or a zip) and OpenAPI documents (2.0, 3.0 and 3.1,
-// in YAML or JSON), into the definitions that the proxy serves. Every fault is reported with file, line, key and what
-// would be right, all at once; a definition with a fault is not deployed.
 package artifact
 
 import (
@@ -42,7 +39,8 @@ type Options struct {
 	LookupEnv func(name string) (string, bool)
 	// Supported are the kinds of credential that the gateway can check; nil means OAuth2 access tokens alone.
 	Supported []definition.Credential
-	// Origin is written into the definition.
+	// Origin is written into the definition. FromPath fills what is empty: kind "file", the path, the time of its last
+	// change.
 	Origin definition.Origin
 }
 
@@ -95,8 +93,14 @@ func FromPath(file string, opts Options) (*definition.API, error) {
 	if err != nil {
 		return nil, Faults{{File: file, Problem: reason(err), Want: "name an OpenAPI file, a project folder or its zip"}}
 	}
-	if opts.Origin == (definition.Origin{}) {
-		opts.Origin = definition.Origin{Kind: "file", At: info.ModTime().UnixMilli(), ID: file}
+	if opts.Origin.Kind == "" {
+		opts.Origin.Kind = "file"
+	}
+	if opts.Origin.ID == "" {
+		opts.Origin.ID = file
+	}
+	if opts.Origin.At == 0 {
+		opts.Origin.At = info.ModTime().UnixMilli()
 	}
 	if info.IsDir() {
 		files, err := readFolder(file)
@@ -341,6 +345,9 @@ func fromFiles(name string, files map[string][]byte, opts Options) (*definition.
 		readable = ok
 		if ok {
 			b.meta = doc.top()
+			if t := b.meta.get("type"); t.exists() && b.meta.get("data").isMap() && !strings.EqualFold(t.text(), "api") {
+				t.fault("write api", "projects of this type are not supported")
+			}
 			if data := b.meta.get("data"); data.isMap() {
 				b.meta = value{doc: doc, node: data.node, parent: data.parent, key: "data"}
 			} else if data.exists() {
