@@ -317,8 +317,8 @@ func TestTableAgainstMap(t *testing.T) {
 				}
 				v := tab.view.Load()
 				for _, x := range append([]*index[subscription.Subscription]{v.primary}, v.secondary...) {
-					if s := len(*x.slots.Load()); s > 16*minSlots && s > 24*(x.live+minSlots) {
-						t.Fatalf("%d slots for %d rows", s, x.live)
+					if n := len(*x.buckets.Load()) * places; n > 20*(x.live+places) {
+						t.Fatalf("%d places for %d rows", n, x.live)
 					}
 				}
 			},

@@ -98,7 +98,7 @@ func (s *Store) apiSchema() schema[APIKey, subscription.API] {
 			return APIKey{ID: r.ID}
 		},
 		find: s.findAPI,
-		hash: func(r *subscription.API) uint64 { return s.hashAPI(r.UUID, r.ID) },
+		hash: func(r *subscription.API) (uint64, bool) { return s.hashAPI(r.UUID, r.ID), true },
 		secondary: []func(*subscription.API) (uint64, bool){
 			apiByID:      func(r *subscription.API) (uint64, bool) { return hashID(r.ID), r.ID != 0 },
 			apiByContext: func(r *subscription.API) (uint64, bool) { return maphash.String(s.seed, r.Context), r.Context != "" },
@@ -139,7 +139,7 @@ func (s *Store) applicationSchema() schema[int64, subscription.Application] {
 	return schema[int64, subscription.Application]{
 		key:  func(r *subscription.Application) int64 { return r.ID },
 		find: findApplication,
-		hash: func(r *subscription.Application) uint64 { return hashID(r.ID) },
+		hash: func(r *subscription.Application) (uint64, bool) { return hashID(r.ID), true },
 		secondary: []func(*subscription.Application) (uint64, bool){
 			applicationByUUID: func(r *subscription.Application) (uint64, bool) {
 				return maphash.String(s.seed, r.UUID), r.UUID != ""
@@ -172,7 +172,9 @@ func (s *Store) mappingSchema() schema[MappingKey, subscription.KeyMapping] {
 		find: func(v *view[subscription.KeyMapping], k MappingKey) *subscription.KeyMapping {
 			return s.findMapping(v, k.ConsumerKey, subscription.CanonicalKeyManager(k.KeyManager))
 		},
-		hash: func(r *subscription.KeyMapping) uint64 { return s.hashMapping(r.ConsumerKey, r.KeyManager) },
+		hash: func(r *subscription.KeyMapping) (uint64, bool) {
+			return s.hashMapping(r.ConsumerKey, r.KeyManager), true
+		},
 		canonical: func(_ *view[subscription.KeyMapping], r *subscription.KeyMapping) {
 			r.KeyManager = subscription.CanonicalKeyManager(r.KeyManager)
 		},
@@ -197,7 +199,7 @@ func (s *Store) subscriptionSchema() schema[int64, subscription.Subscription] {
 	return schema[int64, subscription.Subscription]{
 		key:  func(r *subscription.Subscription) int64 { return r.ID },
 		find: findSubscription,
-		hash: func(r *subscription.Subscription) uint64 { return hashID(r.ID) },
+		hash: func(r *subscription.Subscription) (uint64, bool) { return hashID(r.ID), true },
 		secondary: []func(*subscription.Subscription) (uint64, bool){
 			subscriptionByIDs: func(r *subscription.Subscription) (uint64, bool) {
 				return hashIDs(r.ApplicationID, r.APIID), r.ApplicationID != 0 && r.APIID != 0

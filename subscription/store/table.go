@@ -28,8 +28,8 @@ type schema[K comparable, R any] struct {
 	// key is the row's key; find returns the row of a key.
 	key  func(*R) K
 	find func(*view[R], K) *R
-	// hash is the hash of the row's key in the primary index.
-	hash func(*R) uint64
+	// hash is the hash of the row's key in the primary index, in which every row stands.
+	hash func(*R) (uint64, bool)
 	// secondary are the hashes under which a row stands in each secondary index; false: it does not stand there.
 	secondary []func(*R) (uint64, bool)
 	// canonical brings a row into the form in which it is kept, before it is looked up and put.
@@ -52,9 +52,9 @@ func newTable[K comparable, R any](s schema[K, R]) *Table[K, R] {
 }
 
 func (t *Table[K, R]) emptyView(rows int) *view[R] {
-	v := &view[R]{primary: newIndex[R](rows), secondary: make([]*index[R], len(t.schema.secondary))}
+	v := &view[R]{primary: newIndex(rows, t.schema.hash), secondary: make([]*index[R], len(t.schema.secondary))}
 	for i := range v.secondary {
-		v.secondary[i] = newIndex[R](rows)
+		v.secondary[i] = newIndex(rows, t.schema.secondary[i])
 	}
 	return v
 }
@@ -74,14 +74,7 @@ func (t *Table[K, R]) Len() int { return int(t.rows.Load()) }
 // All yields every row, in no order. A row that is put or deleted meanwhile may or may not be among them; a row that
 // stays is yielded exactly once.
 func (t *Table[K, R]) All() iter.Seq[*R] {
-	return func(yield func(*R) bool) {
-		s := *t.view.Load().primary.slots.Load()
-		for i := range s {
-			if r := s[i].row.Load(); r != nil && !yield(r) {
-				return
-			}
-		}
-	}
+	return func(yield func(*R) bool) { t.view.Load().primary.all(yield) }
 }
 
 // Put stores a copy of the row under its key and returns the row that stood there, nil when there was none.
@@ -91,9 +84,9 @@ func (t *Table[K, R]) Put(row R) (before *R) {
 	v := t.view.Load()
 	t.schema.canonical(v, &row)
 	before, also := t.schema.rivals(v, &row)
-	t.put(v, &row, before)
+	v.put(&row, before)
 	if also != nil {
-		t.remove(v, also)
+		v.remove(also)
 	}
 	t.rows.Store(int64(v.primary.live))
 	return before
@@ -106,7 +99,7 @@ func (t *Table[K, R]) Delete(k K) (before *R) {
 	v := t.view.Load()
 	before = t.schema.find(v, k)
 	if before != nil {
-		t.remove(v, before)
+		v.remove(before)
 		t.rows.Store(int64(v.primary.live))
 	}
 	return before
@@ -144,9 +137,9 @@ func (t *Table[K, R]) ReplaceAllFrom(about int, rows iter.Seq2[R, error]) error 
 			t.schema.intern(&row, l.share, l.own)
 			r = l.keep(row)
 		}
-		t.put(v, r, before)
+		v.put(r, before)
 		if also != nil {
-			t.remove(v, also)
+			v.remove(also)
 		}
 	}
 	t.view.Store(v)
@@ -204,40 +197,39 @@ func (l *loader[R]) keep(row R) *R {
 
 // put writes r into every index; where before stood under the same hash r takes its place in one step, elsewhere r is
 // there before the old row goes, so that a reader never misses both.
-func (t *Table[K, R]) put(v *view[R], r, before *R) {
-	move(v.primary, r, before, func(r *R) (uint64, bool) { return t.schema.hash(r), true })
-	for i, x := range v.secondary {
-		move(x, r, before, t.schema.secondary[i])
+func (v *view[R]) put(r, before *R) {
+	v.primary.move(r, before)
+	for _, x := range v.secondary {
+		x.move(r, before)
 	}
 }
 
-func move[R any](x *index[R], r, before *R, hash func(*R) (uint64, bool)) {
-	h, in := hash(r)
-	if before == nil {
-		if in {
-			x.insert(h, r)
-		}
-		return
+func (x *index[R]) move(r, before *R) {
+	h, in := x.hash(r)
+	var old uint64
+	was := false
+	if before != nil {
+		old, was = x.hash(before)
 	}
-	old, was := hash(before)
 	switch {
 	case in && was && h == old:
 		x.replace(h, before, r)
+		return
 	case in:
 		x.insert(h, r)
-		fallthrough
-	default:
-		if was {
-			x.remove(old, before)
-		}
+	}
+	if was {
+		x.remove(old, before)
 	}
 }
 
-func (t *Table[K, R]) remove(v *view[R], r *R) {
-	for i, x := range v.secondary {
-		if h, ok := t.schema.secondary[i](r); ok {
+func (v *view[R]) remove(r *R) {
+	for _, x := range v.secondary {
+		if h, in := x.hash(r); in {
 			x.remove(h, r)
 		}
 	}
-	v.primary.remove(t.schema.hash(r), r)
+	if h, in := v.primary.hash(r); in {
+		v.primary.remove(h, r)
+	}
 }
