@@ -139,6 +139,8 @@ func TestWhatFollowsFromWhatIsWritten(t *testing.T) {
 		{"a broker URL alone is a list of one", strings.Replace(eventHub, `["tcp://apim.example.com:5672"]`, `"amqp://u:p@c/carbon?a='1',brokerlist='tcp://h:1'"`, 1), func(c *Config) any { return len(c.APIM.EventHub.EventListeningEndpoints) }, 1},
 		{"an address without a range", "[listener]\ntrusted_proxies = [\"10.1.2.3\"]", func(c *Config) any { return c.Listener.TrustedProxies[0].String() }, "10.1.2.3/32"},
 		{"inline tables", "listener = { http = \":8080\", max_uri_bytes = 4096 }", func(c *Config) any { return c.Listener.HTTP }, ":8080"},
+		{"a byte order mark and line ends of Windows", "\xef\xbb\xbf[gateway]\r\nrealm = \"w\"\r\n", func(c *Config) any { return c.Gateway.Realm }, "w"},
+		{"a cluster of NATS servers", "[relay]\nnats_url = \"nats://u:p@a:4222,nats://u:p@b:4222\"", func(c *Config) any { return c.Relay.NATSURL.Reveal() }, "nats://u:p@a:4222,nats://u:p@b:4222"},
 		{"dotted keys", "gateway.on_stale.deny = \"deny\"", func(c *Config) any { return c.Gateway.OnStale.Deny }, "deny"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -271,6 +273,34 @@ enable = false
 		if schema().find(strings.ReplaceAll(j.key, "[]", "")) != nil {
 			t.Errorf("%s has an effect here and is listed as without one", j.key)
 		}
+	}
+}
+
+func TestKeysOfLaterReleasesAreNotedUnlessTheyAskForNothing(t *testing.T) {
+	fields := map[string]*field{}
+	for _, f := range leaves() {
+		fields[f.path] = f
+	}
+	for _, c := range []struct {
+		name, text, key string
+		noted           bool
+	}{
+		{"a section", "[tracing]\nendpoint = \"https://otel:4318\"\nratio = 0.1\n", "tracing.endpoint", true},
+		{"a value that asks for nothing", "[listener]\nengine = \"standard\"\n", "listener.engine", false},
+		{"another value", "[listener]\nengine = \"fast\"\n", "listener.engine", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, source, err := Parse("gatehouse.toml", []byte(c.text), testEnv, "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := c.noted && fields[c.key].later; want != (len(source.Notes) == 1) {
+				t.Fatalf("notes: %v", source.Notes)
+			}
+			if c.noted && fields[c.key].later && (!source.Notes[0].Warning || source.Notes[0].Key != c.key || source.Notes[0].Line != 2) {
+				t.Errorf("note: %+v", source.Notes[0])
+			}
+		})
 	}
 }
 

@@ -50,7 +50,7 @@ func Parse(name string, data []byte, env func(string) (string, bool), baseDir st
 	doc := parseDocument(name, data)
 	source := &Source{File: name, Dir: baseDir, places: map[string]Position{}}
 	d := &decoder{
-		doc: doc, source: source, baseDir: baseDir, bad: map[string]bool{},
+		doc: doc, source: source, baseDir: baseDir, bad: map[string]bool{}, later: map[string][]string{},
 		expand: &expander{root: doc.root, env: env, baseDir: baseDir, files: map[string]bool{}, followed: map[string]*node{}},
 	}
 	c := Default()
@@ -59,6 +59,9 @@ func Parse(name string, data []byte, env func(string) (string, bool), baseDir st
 	d.derive(c)
 	if len(doc.problem) == 0 {
 		d.check(c) // a file that is no TOML is only half read: rules between keys would report what follows from that
+	}
+	for section, names := range d.later {
+		d.note(join(section, names[0]), "not in this release: "+strings.Join(names, ", ")+" of ["+section+"] without effect", true)
 	}
 	for file := range d.expand.files {
 		source.Files = append(source.Files, file)

@@ -22,6 +22,8 @@ type decoder struct {
 	baseDir string
 	// bad are the keys that have a fault of their own: rules between keys pass them over.
 	bad map[string]bool
+	// later are the keys that are written and have no effect in this release, by their section.
+	later map[string][]string
 }
 
 func (d *decoder) fault(key string, pos Position, value string, p *problem) {
@@ -57,6 +59,9 @@ func (d *decoder) section(f *field, n *node, path string, into reflect.Value) {
 		default:
 			d.source.places[key] = member.pos
 			d.leaf(c, key, member, fv)
+			if c.later && (c.neutral == "" && !fv.IsZero() || c.neutral != "" && textOf(fv) != c.neutral) {
+				d.later[path] = append(d.later[path], name)
+			}
 		}
 	}
 	for _, c := range f.children {

@@ -121,6 +121,9 @@ func takesCell(f *field) string {
 }
 
 func changeCell(f *field) string {
+	if f.later {
+		return "not yet"
+	}
 	if f.reload {
 		return "reload"
 	}
@@ -217,8 +220,14 @@ func TestTheExamplesOfTheReferenceLoad(t *testing.T) {
 	}
 	for _, part := range parts[1:] {
 		example, _, _ := strings.Cut(part, "```")
-		if _, source, err := Parse("example", []byte(example), testEnv, dir); err != nil || len(source.Notes) > 0 {
-			t.Errorf("%s\n%v %v", example, err, source.Notes)
+		_, source, err := Parse("example", []byte(example), testEnv, dir)
+		if err != nil {
+			t.Errorf("%s\n%v", example, err)
+		}
+		for _, n := range source.Notes {
+			if !strings.HasPrefix(n.Text, "not in this release") {
+				t.Errorf("%s\n%v", example, n)
+			}
 		}
 	}
 }

@@ -65,6 +65,7 @@ type document struct {
 const maxNesting = 32
 
 func parseDocument(file string, data []byte) *document {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // some editors of Windows begin files with a byte order mark
 	d := &document{file: file, data: data, root: newTable(Position{})}
 	d.lines = append(d.lines, 0)
 	for i, c := range data {

@@ -111,6 +111,18 @@ func checkURL(text string, schemes []string) *problem {
 	if text == "" {
 		return nil
 	}
+	if schemes[0] == "nats" { // several servers of one cluster may stand in one string
+		for one := range strings.SplitSeq(text, ",") {
+			if p := checkOneURL(strings.TrimSpace(one), schemes); p != nil {
+				return p
+			}
+		}
+		return nil
+	}
+	return checkOneURL(text, schemes)
+}
+
+func checkOneURL(text string, schemes []string) *problem {
 	example := schemes[len(schemes)-1] + "://host.example.com"
 	u, err := url.Parse(text)
 	if err != nil {
@@ -191,13 +203,13 @@ func cutLast(text, sep string) (before, after string, found bool) {
 }
 
 func checkBrokerList(list string) *problem {
-	any := false
+	named := false
 	for broker := range strings.SplitSeq(list, ";") {
 		broker = strings.TrimSpace(broker)
 		if broker == "" {
 			continue
 		}
-		any = true
+		named = true
 		if scheme, host, found := strings.Cut(broker, "://"); found {
 			if scheme != "tcp" && scheme != "ssl" {
 				return &problem{"a broker URL whose brokerlist names a transport other than tcp", brokerForms}
@@ -208,7 +220,7 @@ func checkBrokerList(list string) *problem {
 			return &problem{"a broker URL whose brokerlist has no valid host and port", brokerForms}
 		}
 	}
-	if !any {
+	if !named {
 		return &problem{"a broker URL whose brokerlist is empty", brokerForms}
 	}
 	return nil

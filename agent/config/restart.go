@@ -7,18 +7,18 @@ import (
 
 // RestartNeeded returns the keys that differ between two configurations and take effect only with a restart, in the
 // order of the reference; a list of sections is named as a whole when its length differs. Changed returns all of them.
-func RestartNeeded(old, new *Config) []string {
-	return changed(old, new, true)
+func RestartNeeded(old, next *Config) []string {
+	return changed(old, next, true)
 }
 
 // Changed returns every key that differs between two configurations.
-func Changed(old, new *Config) []string {
-	return changed(old, new, false)
+func Changed(old, next *Config) []string {
+	return changed(old, next, false)
 }
 
-func changed(old, new *Config, restartOnly bool) []string {
+func changed(old, next *Config, restartOnly bool) []string {
 	var keys []string
-	compareSection(schema(), "", reflect.ValueOf(*old), reflect.ValueOf(*new), func(f *field, key string) {
+	compareSection(schema(), "", reflect.ValueOf(*old), reflect.ValueOf(*next), func(f *field, key string) {
 		if !restartOnly || !f.reloads() {
 			keys = append(keys, key)
 		}

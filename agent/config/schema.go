@@ -47,6 +47,9 @@ type field struct {
 	typ      reflect.Type // of the element for lists and of the struct for sections
 
 	required, wso2, reload bool
+	// later is set for keys without effect in this release, but for the value neutral, which asks for nothing.
+	later   bool
+	neutral string
 	min, max               string
 	enum, schemes          []string
 	form                   string // broker, receiver, listen, header, word, host, origin, urlpath, stream, file, dir, newdir
@@ -169,6 +172,8 @@ func (f *field) readRules(tag string) {
 			f.wso2 = true
 		case "reload":
 			f.reload = true
+		case "later":
+			f.later, f.neutral = true, value
 		case "min":
 			f.min = value
 		case "max":

@@ -22,6 +22,8 @@ import "net/netip"
 //	wso2               taken from deployment.toml: numbers and true/false may stand in quotes, lists in one string
 //	unit=s|ms          the unit of a plain number, as deployment.toml has it; a unit may be written all the same
 //	reload             a change takes effect without a restart
+//	later, later=…     taken and checked, without effect in this release; a value other than the one named here (the zero
+//	                   value where none is) is noted. Whoever brings a key to life takes the word away
 //
 // Every field is listed in docs/configuration.md, whose table a test compares with this file.
 
@@ -46,10 +48,10 @@ type Listener struct {
 	HTTP string `toml:"http" rule:"listen"`
 	// HTTPS is empty, and the TLS listener off, where no certificate is configured.
 	HTTPS             string         `toml:"https" rule:"listen"`
-	Engine            string         `toml:"engine" rule:"enum=standard|fast"`
-	CertFile          Path           `toml:"cert_file" rule:"file,reload"`
-	KeyFile           Path           `toml:"key_file" rule:"file,reload"`
-	ClientCAFile      Path           `toml:"client_ca_file" rule:"file,reload"`
+	Engine            string         `toml:"engine" rule:"enum=standard|fast,later=standard"`
+	CertFile          Path           `toml:"cert_file" rule:"file"`
+	KeyFile           Path           `toml:"key_file" rule:"file"`
+	ClientCAFile      Path           `toml:"client_ca_file" rule:"file"`
 	TLSMinVersion     string         `toml:"tls_min_version" rule:"enum=1.2|1.3"`
 	IdleTimeout       Duration       `toml:"idle_timeout" rule:"min=1s,max=24h"`
 	ReadHeaderTimeout Duration       `toml:"read_header_timeout" rule:"min=100ms,max=10m"`
@@ -57,7 +59,7 @@ type Listener struct {
 	MaxHeaderBytes    Size           `toml:"max_header_bytes" rule:"min=1KiB,max=16MiB"`
 	MaxBodyBytes      Size           `toml:"max_body_bytes" rule:"min=0"` // 0: no limit
 	TrustedProxies    []netip.Prefix `toml:"trusted_proxies"`
-	ProxyProtocol     bool           `toml:"proxy_protocol"`
+	ProxyProtocol     bool           `toml:"proxy_protocol" rule:"later"`
 }
 
 // Admin is the admin server.
@@ -66,8 +68,8 @@ type Admin struct {
 	Username string   `toml:"username"`
 	Password Secret   `toml:"password"`
 	Token    Secret   `toml:"token"`
-	CertFile Path     `toml:"cert_file" rule:"file,reload"`
-	KeyFile  Path     `toml:"key_file" rule:"file,reload"`
+	CertFile Path     `toml:"cert_file" rule:"file"`
+	KeyFile  Path     `toml:"key_file" rule:"file"`
 	Open     []string `toml:"open" rule:"enum=health|metrics"`
 }
 
@@ -86,11 +88,11 @@ type Gateway struct {
 	DrainDelay          Duration `toml:"drain_delay" rule:"min=0s,max=10m"`
 	// ValidateSubscriptions after Load is what is in force: written, or whether an API Manager is configured.
 	ValidateSubscriptions bool           `toml:"validate_subscriptions"`
-	ScopesForAPIKeys      bool           `toml:"scopes_for_api_keys"`
+	ScopesForAPIKeys      bool           `toml:"scopes_for_api_keys" rule:"later"`
 	TraceRingAdmitted     int            `toml:"trace_ring_admitted" rule:"min=0,max=1000000"`
 	TraceRingRefused      int            `toml:"trace_ring_refused" rule:"min=0,max=1000000"`
-	RequestValidation     string         `toml:"request_validation" rule:"enum=off|log|enforce"`
-	ResponseValidation    string         `toml:"response_validation" rule:"enum=off|log|enforce"`
+	RequestValidation     string         `toml:"request_validation" rule:"enum=off|log|enforce,later=off"`
+	ResponseValidation    string         `toml:"response_validation" rule:"enum=off|log|enforce,later=off"`
 	Compat                GatewayCompat  `toml:"compat"`
 	OnStale               GatewayOnStale `toml:"on_stale"`
 	Introspection         Introspection  `toml:"introspection"`
@@ -101,35 +103,35 @@ type Gateway struct {
 type GatewayCompat struct {
 	MGWEndpointError bool `toml:"mgw_endpoint_error"`
 	MGWUpstream500   bool `toml:"mgw_upstream_500"`
-	MGWResponse500   bool `toml:"mgw_response_500"`
+	MGWResponse500   bool `toml:"mgw_response_500" rule:"later"`
 }
 
 // GatewayOnStale says what happens when a table has not been refreshed for StaleAfter.
 type GatewayOnStale struct {
-	Subscriptions string   `toml:"subscriptions" rule:"enum=serve|deny"`
-	Revocation    string   `toml:"revocation" rule:"enum=serve|deny"`
-	Deny          string   `toml:"deny" rule:"enum=serve|deny"`
-	StaleAfter    Duration `toml:"stale_after" rule:"min=1s,max=365d"`
+	Subscriptions string   `toml:"subscriptions" rule:"enum=serve|deny,later=serve"`
+	Revocation    string   `toml:"revocation" rule:"enum=serve|deny,later=serve"`
+	Deny          string   `toml:"deny" rule:"enum=serve|deny,later=serve"`
+	StaleAfter    Duration `toml:"stale_after" rule:"min=1s,max=365d,later"`
 }
 
 // Introspection is how answers about opaque tokens are kept.
 type Introspection struct {
-	TTL           Duration `toml:"ttl" rule:"min=0s,max=24h"`
-	OnUnavailable string   `toml:"on_unavailable" rule:"enum=deny|serve_stale"`
-	StaleTTL      Duration `toml:"stale_ttl" rule:"min=0s,max=24h"`
+	TTL           Duration `toml:"ttl" rule:"min=0s,max=24h,later"`
+	OnUnavailable string   `toml:"on_unavailable" rule:"enum=deny|serve_stale,later"`
+	StaleTTL      Duration `toml:"stale_ttl" rule:"min=0s,max=24h,later"`
 }
 
 // GatewayUser is a user of basic authentication.
 type GatewayUser struct {
-	Name         string   `toml:"name" rule:"required,word,reload"`
-	PasswordHash Secret   `toml:"password_hash" rule:"required,reload"`
-	Scopes       []string `toml:"scopes" rule:"reload"`
+	Name         string   `toml:"name" rule:"required,word,later"`
+	PasswordHash Secret   `toml:"password_hash" rule:"required,later"`
+	Scopes       []string `toml:"scopes" rule:"later"`
 }
 
 // Standalone is what is read from disk.
 type Standalone struct {
 	APIs     Path `toml:"apis" rule:"dir"`
-	Policies Path `toml:"policies" rule:"dir"`
+	Policies Path `toml:"policies" rule:"dir,later"`
 }
 
 // APIM holds the sections that bear the names of API Manager's own deployment.toml.
@@ -180,23 +182,23 @@ type Throttling struct {
 	EnableDataPublishing            bool                `toml:"enable_data_publishing" rule:"wso2"`
 	Username                        string              `toml:"username" rule:"wso2"`
 	Password                        Secret              `toml:"password" rule:"wso2"`
-	EventType                       string              `toml:"event_type" rule:"enum=Binary|Thrift,wso2"`
+	EventType                       string              `toml:"event_type" rule:"enum=Binary|Thrift,wso2,later=Binary"`
 	ThrottleDecisionEndpoints       []URL               `toml:"throttle_decision_endpoints" rule:"broker,wso2"`
 	EnableHeaderBasedThrottling     bool                `toml:"enable_header_based_throttling" rule:"wso2"`
 	EnableQueryParamBasedThrottling bool                `toml:"enable_query_param_based_throttling" rule:"wso2"`
 	EnableJWTClaimBasedThrottling   bool                `toml:"enable_jwt_claim_based_throttling" rule:"wso2"`
 	EnableBlacklistCondition        bool                `toml:"enable_blacklist_condition" rule:"wso2"`
-	EnableUnlimitedTier             bool                `toml:"enable_unlimited_tier" rule:"wso2"`
+	EnableUnlimitedTier             bool                `toml:"enable_unlimited_tier" rule:"wso2,later=true"`
 	SubscriptionKey                 string              `toml:"subscription_key" rule:"enum=plain|with_tier"`
 	DenyRangeInclusive              bool                `toml:"deny_range_inclusive"`
-	UnknownPolicy                   string              `toml:"unknown_policy" rule:"enum=allow|deny|nearest"`
-	RateLimitHeaders                bool                `toml:"rate_limit_headers"`
-	LegacyRateLimitHeaders          bool                `toml:"legacy_rate_limit_headers"`
-	CounterStore                    string              `toml:"counter_store" rule:"enum=none|redis|nats"`
-	DecisionTimeout                 Duration            `toml:"decision_timeout" rule:"min=1s,max=1h"`
-	Fallback                        string              `toml:"fallback" rule:"enum=local|none"`
-	GatewayCount                    int                 `toml:"gateway_count" rule:"min=1,max=10000"`
-	Guard                           bool                `toml:"guard"`
+	UnknownPolicy                   string              `toml:"unknown_policy" rule:"enum=allow|deny|nearest,later=allow"`
+	RateLimitHeaders                bool                `toml:"rate_limit_headers" rule:"later"`
+	LegacyRateLimitHeaders          bool                `toml:"legacy_rate_limit_headers" rule:"later"`
+	CounterStore                    string              `toml:"counter_store" rule:"enum=none|redis|nats,later=none"`
+	DecisionTimeout                 Duration            `toml:"decision_timeout" rule:"min=1s,max=1h,later"`
+	Fallback                        string              `toml:"fallback" rule:"enum=local|none,later=none"`
+	GatewayCount                    int                 `toml:"gateway_count" rule:"min=1,max=10000,later=1"`
+	Guard                           bool                `toml:"guard" rule:"later"`
 	CAFile                          Path                `toml:"ca_file" rule:"file"`
 	SkipSSLVerification             bool                `toml:"skip_ssl_verification"`
 	Publisher                       ThrottlingPublisher `toml:"publisher"`
@@ -219,19 +221,19 @@ type URLGroup struct {
 
 // JWT is the JWT that the backend gets, and the issuers whose tokens are accepted beside the API Manager's key managers.
 type JWT struct {
-	Enable           bool         `toml:"enable" rule:"wso2"`
+	Enable           bool         `toml:"enable" rule:"wso2,later"`
 	Header           string       `toml:"header" rule:"header,wso2"`
-	ClaimDialect     string       `toml:"claim_dialect" rule:"wso2"`
-	ConvertDialect   bool         `toml:"convert_dialect" rule:"wso2"`
-	SigningAlgorithm string       `toml:"signing_algorithm" rule:"enum=SHA256withRSA|RS256|RS384|RS512|PS256|ES256|EdDSA|NONE,wso2"`
-	EnableUserClaims bool         `toml:"enable_user_claims" rule:"wso2"`
-	ExpiryTime       Duration     `toml:"expiry_time" rule:"wso2,unit=s,min=1s,max=24h"`
-	TokenIssuer      string       `toml:"token_issuer"`
-	Audience         []string     `toml:"audience"`
-	KeyFile          Path         `toml:"key_file" rule:"file,reload"`
-	AllowUnsigned    bool         `toml:"allow_unsigned"`
-	OnError          string       `toml:"on_error" rule:"enum=deny|omit"`
-	ForAnonymous     bool         `toml:"for_anonymous"`
+	ClaimDialect     string       `toml:"claim_dialect" rule:"wso2,later"`
+	ConvertDialect   bool         `toml:"convert_dialect" rule:"wso2,later"`
+	SigningAlgorithm string       `toml:"signing_algorithm" rule:"enum=SHA256withRSA|RS256|RS384|RS512|PS256|ES256|EdDSA|NONE,wso2,later"`
+	EnableUserClaims bool         `toml:"enable_user_claims" rule:"wso2,later"`
+	ExpiryTime       Duration     `toml:"expiry_time" rule:"wso2,unit=s,min=1s,max=24h,later"`
+	TokenIssuer      string       `toml:"token_issuer" rule:"later"`
+	Audience         []string     `toml:"audience" rule:"later"`
+	KeyFile          Path         `toml:"key_file" rule:"file,later"`
+	AllowUnsigned    bool         `toml:"allow_unsigned" rule:"later"`
+	OnError          string       `toml:"on_error" rule:"enum=deny|omit,later"`
+	ForAnonymous     bool         `toml:"for_anonymous" rule:"later"`
 	Claims           []JWTClaim   `toml:"claims"`
 	Generator        JWTGenerator `toml:"gateway_generator"`
 	Issuers          []JWTIssuer  `toml:"issuer"`
@@ -239,15 +241,15 @@ type JWT struct {
 
 // JWTClaim adds, copies or removes a claim of the backend JWT. Exactly one of Value, From and Remove is set.
 type JWTClaim struct {
-	Name   string `toml:"name" rule:"required,word"`
-	Value  string `toml:"value"`
-	From   string `toml:"from"`
-	Remove bool   `toml:"remove"`
+	Name   string `toml:"name" rule:"required,word,later"`
+	Value  string `toml:"value" rule:"later"`
+	From   string `toml:"from" rule:"later"`
+	Remove bool   `toml:"remove" rule:"later"`
 }
 
 // JWTGenerator restricts what goes into the backend JWT.
 type JWTGenerator struct {
-	ExcludedClaims []string `toml:"excluded_claims" rule:"wso2"`
+	ExcludedClaims []string `toml:"excluded_claims" rule:"wso2,later"`
 }
 
 // JWTIssuer is an issuer of tokens that the configuration names.
@@ -255,13 +257,13 @@ type JWTIssuer struct {
 	Name                       string         `toml:"name" rule:"required,word,wso2"`
 	JWKS                       JWKS           `toml:"jwks"`
 	CertificateFile            Path           `toml:"certificate_file" rule:"file"`
-	SharedSecret               Secret         `toml:"shared_secret"`
+	SharedSecret               Secret         `toml:"shared_secret" rule:"later"`
 	Algorithms                 []string       `toml:"algorithms" rule:"enum=RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA|HS256|HS384|HS512"`
 	Audience                   []string       `toml:"audience"`
 	ConsumerKeyClaim           string         `toml:"consumer_key_claim" rule:"wso2"` // empty: consumerKey, then azp
 	ScopesClaim                string         `toml:"scopes_claim" rule:"wso2"`
 	ClaimMapping               []ClaimMapping `toml:"claim_mapping"`
-	DisableDefaultClaimMapping bool           `toml:"disable_default_claim_mapping" rule:"wso2"`
+	DisableDefaultClaimMapping bool           `toml:"disable_default_claim_mapping" rule:"wso2,later"`
 	ValidateSubscriptions      bool           `toml:"validate_subscriptions"`
 	RequireExp                 bool           `toml:"require_exp"`
 	ClockSkew                  Duration       `toml:"clock_skew" rule:"min=0s,max=300s"`
@@ -327,13 +329,13 @@ type APIMgt struct {
 // MutualSSL is how client certificates arrive.
 type MutualSSL struct {
 	CertificateHeader      string `toml:"certificate_header" rule:"header,wso2"`
-	EnableClientValidation bool   `toml:"enable_client_validation" rule:"wso2"`
+	EnableClientValidation bool   `toml:"enable_client_validation" rule:"wso2,later"`
 }
 
 // Upstream holds the defaults of calls to backends; an API's definition overrides them per endpoint.
 type Upstream struct {
-	ConnectTimeout Duration      `toml:"connect_timeout" rule:"min=1ms,max=10m,reload"`
-	Timeout        Duration      `toml:"timeout" rule:"min=1ms,max=24h,reload"`
+	ConnectTimeout Duration      `toml:"connect_timeout" rule:"min=1ms,max=10m"`
+	Timeout        Duration      `toml:"timeout" rule:"min=1ms,max=24h"`
 	Retry          UpstreamRetry `toml:"retry"`
 	// CircuitBreaker is nil where the section does not stand: no breaker but those of the APIs' definitions.
 	CircuitBreaker *CircuitBreaker `toml:"circuit_breaker"`
@@ -343,35 +345,35 @@ type Upstream struct {
 
 // UpstreamRetry says which attempts are repeated.
 type UpstreamRetry struct {
-	Count       int     `toml:"count" rule:"min=0,max=10,reload"`
-	StatusCodes []int   `toml:"status_codes" rule:"min=100,max=599,reload"`
-	Budget      float64 `toml:"budget" rule:"min=0,max=1,reload"`
+	Count       int     `toml:"count" rule:"min=0,max=10,later"`
+	StatusCodes []int   `toml:"status_codes" rule:"min=100,max=599,later"`
+	Budget      float64 `toml:"budget" rule:"min=0,max=1,later"`
 }
 
 // CircuitBreaker takes an endpoint out of use while it fails.
 type CircuitBreaker struct {
-	RequestVolumeThreshold int      `toml:"request_volume_threshold" rule:"min=1,max=1000000,reload"`
-	FailureThreshold       float64  `toml:"failure_threshold" rule:"min=0,max=1,reload"`
-	TimeWindow             Duration `toml:"time_window" rule:"min=100ms,max=1h,reload"`
-	BucketSize             Duration `toml:"bucket_size" rule:"min=10ms,max=1h,reload"`
-	ResetTime              Duration `toml:"reset_time" rule:"min=10ms,max=1h,reload"`
-	HalfOpenRequests       int      `toml:"half_open_requests" rule:"min=1,max=1000,reload"`
-	StatusCodes            []int    `toml:"status_codes" rule:"min=100,max=599,reload"`
+	RequestVolumeThreshold int      `toml:"request_volume_threshold" rule:"min=1,max=1000000,later"`
+	FailureThreshold       float64  `toml:"failure_threshold" rule:"min=0,max=1,later"`
+	TimeWindow             Duration `toml:"time_window" rule:"min=100ms,max=1h,later"`
+	BucketSize             Duration `toml:"bucket_size" rule:"min=10ms,max=1h,later"`
+	ResetTime              Duration `toml:"reset_time" rule:"min=10ms,max=1h,later"`
+	HalfOpenRequests       int      `toml:"half_open_requests" rule:"min=1,max=1000,later"`
+	StatusCodes            []int    `toml:"status_codes" rule:"min=100,max=599,later"`
 }
 
 // UpstreamTLS is how backends are verified.
 type UpstreamTLS struct {
-	CAFile              Path `toml:"ca_file" rule:"file,reload"`
-	SkipSSLVerification bool `toml:"skip_ssl_verification" rule:"reload"`
+	CAFile              Path `toml:"ca_file" rule:"file"`
+	SkipSSLVerification bool `toml:"skip_ssl_verification"`
 }
 
 // UpstreamProxy is the forward proxy to backends; none where Host is empty.
 type UpstreamProxy struct {
-	Host     string   `toml:"host" rule:"host,reload"`
-	Port     int      `toml:"port" rule:"min=1,max=65535,reload"`
-	Username string   `toml:"username" rule:"reload"`
-	Password Secret   `toml:"password" rule:"reload"`
-	NoProxy  []string `toml:"no_proxy" rule:"reload"`
+	Host     string   `toml:"host" rule:"host,later"`
+	Port     int      `toml:"port" rule:"min=1,max=65535,later"`
+	Username string   `toml:"username" rule:"later"`
+	Password Secret   `toml:"password" rule:"later"`
+	NoProxy  []string `toml:"no_proxy" rule:"later"`
 }
 
 // Log is what is logged.
@@ -381,45 +383,45 @@ type Log struct {
 
 // Tracing is where spans go; off where Endpoint is empty.
 type Tracing struct {
-	Endpoint            URL     `toml:"endpoint" rule:"scheme=http|https"`
-	Ratio               float64 `toml:"ratio" rule:"min=0,max=1"`
-	CAFile              Path    `toml:"ca_file" rule:"file"`
-	SkipSSLVerification bool    `toml:"skip_ssl_verification"`
+	Endpoint            URL     `toml:"endpoint" rule:"scheme=http|https,later"`
+	Ratio               float64 `toml:"ratio" rule:"min=0,max=1,later"`
+	CAFile              Path    `toml:"ca_file" rule:"file,later"`
+	SkipSSLVerification bool    `toml:"skip_ssl_verification" rule:"later"`
 }
 
 // Relay is the relay role.
 type Relay struct {
-	NATSURL             URL      `toml:"nats_url" rule:"scheme=nats|tls"`
-	Stream              string   `toml:"stream" rule:"stream"`
-	MaxAge              Duration `toml:"max_age" rule:"min=1m,max=365d"`
-	Replicas            int      `toml:"replicas" rule:"min=1,max=5"`
-	CAFile              Path     `toml:"ca_file" rule:"file"`
-	SkipSSLVerification bool     `toml:"skip_ssl_verification"`
+	NATSURL             URL      `toml:"nats_url" rule:"scheme=nats|tls,later"`
+	Stream              string   `toml:"stream" rule:"stream,later"`
+	MaxAge              Duration `toml:"max_age" rule:"min=1m,max=365d,later"`
+	Replicas            int      `toml:"replicas" rule:"min=1,max=5,later"`
+	CAFile              Path     `toml:"ca_file" rule:"file,later"`
+	SkipSSLVerification bool     `toml:"skip_ssl_verification" rule:"later"`
 }
 
 // TrafficManager is the stand-alone traffic manager role.
 type TrafficManager struct {
-	TCP string `toml:"tcp" rule:"listen"`
+	TCP string `toml:"tcp" rule:"listen,later"`
 	// SSL is empty, and the TLS receiver off, where no certificate is configured.
-	SSL                 string               `toml:"ssl" rule:"listen"`
-	CertFile            Path                 `toml:"cert_file" rule:"file,reload"`
-	KeyFile             Path                 `toml:"key_file" rule:"file,reload"`
+	SSL                 string               `toml:"ssl" rule:"listen,later"`
+	CertFile            Path                 `toml:"cert_file" rule:"file,later"`
+	KeyFile             Path                 `toml:"key_file" rule:"file,later"`
 	Users               []TrafficManagerUser `toml:"user"`
-	NATSURL             URL                  `toml:"nats_url" rule:"scheme=nats|tls"`
-	Decisions           []URL                `toml:"decisions" rule:"broker"`
-	Body                string               `toml:"body" rule:"enum=json|map"`
-	Profile             string               `toml:"profile" rule:"enum=reset|classic"`
-	Policies            Path                 `toml:"policies" rule:"dir"`
-	MaxFrame            Size                 `toml:"max_frame" rule:"min=1KiB,max=1GiB"`
-	MaxKeys             int                  `toml:"max_keys" rule:"min=1,max=1000000000"`
-	CAFile              Path                 `toml:"ca_file" rule:"file"`
-	SkipSSLVerification bool                 `toml:"skip_ssl_verification"`
+	NATSURL             URL                  `toml:"nats_url" rule:"scheme=nats|tls,later"`
+	Decisions           []URL                `toml:"decisions" rule:"broker,later"`
+	Body                string               `toml:"body" rule:"enum=json|map,later"`
+	Profile             string               `toml:"profile" rule:"enum=reset|classic,later"`
+	Policies            Path                 `toml:"policies" rule:"dir,later"`
+	MaxFrame            Size                 `toml:"max_frame" rule:"min=1KiB,max=1GiB,later"`
+	MaxKeys             int                  `toml:"max_keys" rule:"min=1,max=1000000000,later"`
+	CAFile              Path                 `toml:"ca_file" rule:"file,later"`
+	SkipSSLVerification bool                 `toml:"skip_ssl_verification" rule:"later"`
 }
 
 // TrafficManagerUser may publish request events to this traffic manager.
 type TrafficManagerUser struct {
-	Name         string `toml:"name" rule:"required,word,reload"`
-	PasswordHash Secret `toml:"password_hash" rule:"required,reload"`
+	Name         string `toml:"name" rule:"required,word,later"`
+	PasswordHash Secret `toml:"password_hash" rule:"required,later"`
 }
 
 // Default returns the configuration of an empty file, before anything is derived from what is written.

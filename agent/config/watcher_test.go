@@ -282,12 +282,12 @@ func TestRestartNeeded(t *testing.T) {
 		{"a default written out", "", "[log]\nlevel = \"info\"", nil, nil},
 		{"log level", "", "[log]\nlevel = \"debug\"", []string{"log.level"}, nil},
 		{"listener", "", "[listener]\nhttp = \":1\"", []string{"listener.http"}, []string{"listener.http"}},
-		{"a user more", user("a"), user("a", "b"), []string{"gateway.user"}, nil},
-		{"a user renamed", user("a", "b"), user("a", "c"), []string{"gateway.user[1].name"}, nil},
-		{"circuit breaker set up", "", "[upstream.circuit_breaker]\n", []string{"upstream.circuit_breaker"}, nil},
+		{"a user more", user("a"), user("a", "b"), []string{"gateway.user"}, []string{"gateway.user"}},
+		{"a user renamed", user("a", "b"), user("a", "c"), []string{"gateway.user[1].name"}, []string{"gateway.user[1].name"}},
+		{"circuit breaker set up", "", "[upstream.circuit_breaker]\n", []string{"upstream.circuit_breaker"}, []string{"upstream.circuit_breaker"}},
 		{
 			"circuit breaker changed", "[upstream.circuit_breaker]\n", "[upstream.circuit_breaker]\nreset_time = \"9s\"",
-			[]string{"upstream.circuit_breaker.reset_time"}, nil,
+			[]string{"upstream.circuit_breaker.reset_time"}, []string{"upstream.circuit_breaker.reset_time"},
 		},
 		{"an issuer more", "", issuer, []string{"apim.jwt.issuer"}, []string{"apim.jwt.issuer"}},
 		{
