@@ -356,6 +356,10 @@ func valueOf(v any) map[string]any {
 func (d *decoder) cacheInvalidation() (Event, error) {
 	a := d.attributes
 	e := CacheInvalidation{Base: d.base(a), Kind: stringOf(a["type"])}
+	resources := strings.EqualFold(e.Kind, "resourceCache")
+	if !resources && !strings.EqualFold(e.Kind, "gatewayKeyCache") && !strings.EqualFold(e.Kind, "gatewayUsernameCache") {
+		return Ignored{Base: e.Base}, nil
+	}
 	value := a["value"]
 	for range 3 {
 		s, ok := value.(string)
@@ -380,16 +384,10 @@ func (d *decoder) cacheInvalidation() (Event, error) {
 		}
 	}
 	switch {
-	case strings.EqualFold(e.Kind, "resourceCache"):
-		if e.APIContext == "" {
-			return nil, d.unusable("value of type %q names no apiContext", e.Kind)
-		}
-	case strings.EqualFold(e.Kind, "gatewayKeyCache"), strings.EqualFold(e.Kind, "gatewayUsernameCache"):
-		if len(e.Keys) == 0 {
-			return nil, d.unusable("value of type %q names nothing", e.Kind)
-		}
-	default:
-		return Ignored{Base: e.Base}, nil
+	case resources && e.APIContext == "":
+		return nil, d.unusable("value of type %q names no apiContext", e.Kind)
+	case !resources && len(e.Keys) == 0:
+		return nil, d.unusable("value of type %q names nothing", e.Kind)
 	}
 	return e, nil
 }
