@@ -299,6 +299,14 @@ func TestNotificationsSendTheSamples(t *testing.T) {
 			}
 		})
 	}
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("organizationId") != "example.org" || r.Header.Get("xWSO2Tenant") != "example.org" {
+			t.Errorf("tenant is asked by %q and header %q", r.URL.RawQuery, r.Header.Get("xWSO2Tenant"))
+		}
+	})
+	if err := errors.Join(c.Acknowledge(t.Context(), "example.org", acks), c.AcknowledgeUndeployed(t.Context(), "example.org", gone)); err != nil {
+		t.Error(err)
+	}
 	silent := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		t.Errorf("%s was asked though there is nothing to report", r.URL.Path)
 	})

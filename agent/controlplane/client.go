@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -41,6 +42,7 @@ type Client struct {
 	base string // scheme://host[/prefix]/internal/data/v1
 	opt  Options
 	http *http.Client
+	odd  sync.Map // by operation: the number of odd values that was logged last
 }
 
 // maxSmallBytes caps answers that are no lists; maxErrorBytes what is read of an error's body.

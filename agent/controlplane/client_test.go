@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 )
 
@@ -350,6 +352,57 @@ func TestErrorOfTheCallerComesBackAsItIs(t *testing.T) {
 	if err != stop || calls != 1 {
 		t.Errorf("error %v after %d calls, want %v after 1", err, calls, stop)
 	}
+}
+
+func TestOddValuesAreLoggedOnce(t *testing.T) {
+	body := `[{"subscriptionId":{}}]`
+	var log bytes.Buffer
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, body) }, func(o *Options) { o.Logger = zerolog.New(&log).Level(zerolog.InfoLevel) })
+	read := func() Meta {
+		t.Helper()
+		m, err := c.Subscriptions(t.Context(), ListQuery{}, func(Subscription) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	if m := read(); m.Odd != 1 || m.OddAt != "byte 19: an object where a whole number is expected" {
+		t.Errorf("%+v", m)
+	}
+	read()
+	if n := strings.Count(log.String(), "\n"); n != 1 {
+		t.Errorf("two equal answers gave %d lines:\n%s", n, log.String())
+	}
+	body = `[{"subscriptionId":{}}, 7]`
+	read()
+	body = `[]`
+	read()
+	if n := strings.Count(log.String(), "\n"); n != 2 {
+		t.Errorf("a change and its end gave %d lines in all:\n%s", n, log.String())
+	}
+}
+
+func BenchmarkSubscriptionsOverTLS(b *testing.B) {
+	const rows = 100_000
+	body := subscriptionsBody(rows)
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(body) }))
+	defer srv.Close()
+	client := srv.Client()
+	client.Transport.(*http.Transport).DisableCompression = true
+	c, err := New(Options{ServiceURL: srv.URL, HTTPClient: client})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.http.CloseIdleConnections()
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		m, err := c.Subscriptions(b.Context(), ListQuery{}, func(Subscription) error { return nil })
+		if err != nil || m.Rows != rows {
+			b.Fatal(m.Rows, err)
+		}
+	}
+	b.ReportMetric(float64(rows)*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
 }
 
 func TestRedirects(t *testing.T) {

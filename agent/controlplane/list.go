@@ -55,13 +55,24 @@ func (c *Client) fetch(ctx context.Context, k call, limit int64, decode func(*sc
 	if count >= 0 && count != int64(rows) {
 		return m, bodyError(k.op, a, fmt.Errorf("the list has %d rows and says count %d", rows, count))
 	}
+	c.tell(k.op, m)
 	return m, nil
+}
+
+// tell logs an answer, and values of an unexpected kind once: again only when their number changes.
+func (c *Client) tell(op string, m Meta) {
+	if last, known := c.odd.Swap(op, m.Odd); m.Odd > 0 && (!known || last != m.Odd) {
+		c.opt.Logger.Warn().Str("call", op).Int("values", m.Odd).Str("first", m.OddAt).
+			Msg("the API Manager sent values of an unexpected kind, which were passed over")
+	}
+	c.opt.Logger.Debug().Str("call", op).Int("rows", m.Rows).Dur("took", m.Finished.Sub(m.Started)).Msg("answer of the API Manager")
 }
 
 func list[T any](ctx context.Context, c *Client, k call, decode func(*scanner, *T), each func(T) error) (Meta, error) {
 	return c.fetch(ctx, k, c.opt.MaxListBytes, func(s *scanner) (int, int64) {
+		var row, none T // one for all rows: each is given a copy
 		return s.list('{', func() error {
-			var row T
+			row = none
 			decode(s, &row)
 			if s.err != nil {
 				return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -49,8 +50,15 @@ func (c *Client) Acknowledge(ctx context.Context, tenant string, acks []Acknowle
 			body[i].EnvInfo[j] = env{d.Environment, d.VHost}
 		}
 	}
-	_, err := c.send(ctx, call{op: "acknowledge deployed revisions", method: http.MethodPatch, path: "/apis/deployed-revisions", tenant: tenant, body: body})
+	_, err := c.send(ctx, call{op: "acknowledge deployed revisions", method: http.MethodPatch, path: "/apis/deployed-revisions", query: organization(tenant), tenant: tenant, body: body})
 	return err
+}
+
+// organization is the query by which acknowledgements choose the organisation.
+func organization(tenant string) url.Values {
+	v := url.Values{}
+	set(v, "organizationId", tenant)
+	return v
 }
 
 // Undeployment names a revision that an environment serves no longer.
@@ -60,7 +68,7 @@ type Undeployment struct{ APIUUID, RevisionUUID, Environment string }
 // ErrUnsupported.
 func (c *Client) AcknowledgeUndeployed(ctx context.Context, tenant string, u Undeployment) error {
 	body := map[string]string{"apiUUID": u.APIUUID, "revisionUUID": u.RevisionUUID, "environment": u.Environment}
-	_, err := c.send(ctx, call{op: "acknowledge an undeployed revision", method: http.MethodPost, path: "/apis/undeployed-revision", tenant: tenant, body: body})
+	_, err := c.send(ctx, call{op: "acknowledge an undeployed revision", method: http.MethodPost, path: "/apis/undeployed-revision", query: organization(tenant), tenant: tenant, body: body})
 	return err
 }
 
