@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -47,31 +45,21 @@ over real sockets. Curl lines to try are printed, each with the answer to expect
 	return cmd
 }
 
-// quickstartReady is how long the gateway may take to become ready.
-const quickstartReady = 20 * time.Second
-
 func runQuickstart(ctx context.Context, o quickstartOptions, streams ioStreams) (err error) {
 	began := time.Now()
+	for _, address := range [][2]string{{"http", o.http}, {"admin", o.admin}, {"api-manager", o.manager}} {
+		if err := checkFree(address[0], address[1]); err != nil {
+			return err
+		}
+	}
 	folder, err := os.MkdirTemp("", "gatehouse-")
 	if err != nil {
 		return fmt.Errorf("make a folder for the quickstart: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 
-	httpAddress, err := freeAddress("http", o.http)
-	if err != nil {
-		return err
-	}
-	adminAddress, err := freeAddress("admin", o.admin)
-	if err != nil {
-		return err
-	}
-	managerAddress, err := freeAddress("api-manager", o.manager)
-	if err != nil {
-		return err
-	}
 	e, err := emulator.New(emulator.Options{
-		Address: managerAddress, EventHub: o.eventHub, VHost: quickstartVHost,
+		Address: o.manager, EventHub: o.eventHub, VHost: quickstartVHost,
 		OnError: func(err error) { fmt.Fprintln(streams.Err, "gatehouse: emulator:", err) },
 	})
 	if err != nil {
@@ -85,7 +73,7 @@ func runQuickstart(ctx context.Context, o quickstartOptions, streams ioStreams) 
 	if err != nil {
 		return err
 	}
-	configFile, err := quickstartConfig(e, folder, httpAddress, adminAddress)
+	configFile, err := quickstartConfig(e, folder, o.http, o.admin)
 	if err != nil {
 		return err
 	}
@@ -96,42 +84,31 @@ func runQuickstart(ctx context.Context, o quickstartOptions, streams ioStreams) 
 	}
 	defer log.Close()
 
-	// The gateway ends before the world around it does.
-	run, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- runGateway(run, configFile, log) }()
-	var gatewayErr error
-	running := true
-	defer func() {
-		stop()
-		if running {
-			gatewayErr = <-ended
+	gateway, err := startQuickstartGateway(configFile, log)
+	if err != nil {
+		return fmt.Errorf("start the gateway: %w", err)
+	}
+	defer func() { // before the world around it ends
+		if closed := gateway.close(); closed != nil {
+			err = errors.Join(err, fmt.Errorf("gateway: %w", closed))
 		}
-		if gatewayErr != nil && ctx.Err() == nil {
-			err = errors.Join(err, fmt.Errorf("gateway: %w", gatewayErr))
+		if err != nil && ctx.Err() == nil {
+			tail(streams.Err, logFile)
 		}
 	}()
-
-	gateway, admin := "http://"+localAddress(httpAddress), "http://"+localAddress(adminAddress)
-	if e := awaitReady(run, admin, ended); e != nil {
-		if errors.Is(e, errGatewayEnded) {
-			running = false
-			gatewayErr = errors.Unwrap(e)
-			tail(streams.Err, logFile)
-			return nil
-		}
-		tail(streams.Err, logFile)
-		return e
+	if err := gateway.awaitReady(ctx); err != nil {
+		return err
 	}
-	curl := "curl -s"
-	if wildcard(httpAddress) {
-		curl = "curl -4 -s"
+	curl := "curl -si"
+	if wildcard(o.http) { // so that the client's address is the one that a deny policy names
+		curl = "curl -4 -si"
 	}
-	plan := newQuickstartPlan(gateway, e.URL(), curl, headers)
 	places := quickstartPlaces{
-		Ready: true, Seconds: time.Since(began).Seconds(), Gateway: gateway, Admin: admin, APIManager: e.URL(), Page: e.URL() + "/emulator/", Counters: e.URL() + "/emulator/counters",
-		KeyManager: e.Issuer().Issuer(), Backend: e.BackendURL(), EventHub: maskedURL(e.Hub().URL()), Embedded: e.Hub().Embedded(), Config: configFile, Log: logFile, Tokens: tokens,
+		Ready: true, Seconds: time.Since(began).Seconds(), Gateway: "http://" + localAddress(gateway.http), Admin: "http://" + gateway.admin,
+		APIManager: e.URL(), Page: e.URL() + "/emulator/", Counters: e.URL() + "/emulator/counters", KeyManager: e.Issuer().Issuer(), Backend: e.BackendURL(),
+		EventHub: maskedURL(e.Hub().URL()), Embedded: e.Hub().Embedded(), Config: configFile, Log: logFile, Tokens: tokens,
 	}
+	plan := newQuickstartPlan(places.Gateway, e.URL(), curl, headers)
 	if o.once {
 		return runQuickstartOnce(ctx, plan, e, tokens, o.output, streams)
 	}
@@ -143,18 +120,14 @@ func runQuickstart(ctx context.Context, o quickstartOptions, streams ioStreams) 
 	} else {
 		places.print(streams.Out)
 		plan.print(streams.Out)
-		fmt.Fprintf(streams.Out, "\nPress Ctrl-C to end. %q runs all of this and checks it.\n", "gatehouse quickstart --once")
+		fmt.Fprint(streams.Out, "\nCtrl-C ends it. \"gatehouse quickstart --once\" runs all of this and checks it.\n")
 	}
 	select {
 	case <-ctx.Done():
 		return nil
-	case gatewayErr = <-ended:
-		running = false
-		if gatewayErr == nil {
-			return errors.New("the gateway ended by itself")
-		}
-		tail(streams.Err, logFile)
-		return nil
+	case ended := <-gateway.ended:
+		gateway.ended <- ended
+		return errors.New("the gateway ended by itself")
 	}
 }
 
@@ -224,53 +197,9 @@ func (p quickstartPlaces) print(w io.Writer) {
 	for _, l := range [][2]string{
 		{"gateway", p.Gateway}, {"its state", p.Admin + "/api/v1/state"}, {"API Manager", p.APIManager + "  (emulated; steer it at " + p.Page + ")"},
 		{"key manager", p.KeyManager}, {"event hub", hub}, {"backend", p.Backend}, {"configuration", p.Config}, {"log", p.Log},
+		{"tokens", filepath.Join(filepath.Dir(p.Config), "{alice,bob,carol,dave}") + "  (curl sends such a file as a header: -H @file)"},
 	} {
 		fmt.Fprintf(w, "  %-14s %s\n", l[0], l[1])
-	}
-}
-
-var errGatewayEnded = errors.New("the gateway ended")
-
-type gatewayEndedError struct{ err error }
-
-func (gatewayEndedError) Error() string        { return errGatewayEnded.Error() }
-func (e gatewayEndedError) Unwrap() error      { return e.err }
-func (gatewayEndedError) Is(target error) bool { return target == errGatewayEnded }
-
-// awaitReady waits until the gateway says that it is ready.
-func awaitReady(ctx context.Context, admin string, ended <-chan error) error {
-	deadline := time.NewTimer(quickstartReady)
-	defer deadline.Stop()
-	poll := time.NewTicker(20 * time.Millisecond)
-	defer poll.Stop()
-	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Timeout: time.Second, Transport: transport}
-	last := "it did not listen"
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-ended:
-			return gatewayEndedError{err}
-		case <-deadline.C:
-			return fmt.Errorf("the gateway was not ready within %s: %s", quickstartReady, last)
-		case <-poll.C:
-		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, admin+"/health/ready", nil)
-		if err != nil {
-			return err
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			continue
-		}
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // only for the message
-		resp.Body.Close()
-		if resp.StatusCode == http.StatusOK {
-			return nil
-		}
-		last = string(body)
 	}
 }
 

@@ -230,11 +230,11 @@ func (p *quickstartPlan) print(w io.Writer) {
 	for _, s := range p.group(groupCalls) {
 		row(s.Command, quickstartAnswer(s.Status, s.Code)+"  "+s.Title)
 	}
-	head(groupDeny, ": send one, then alice's request again; it is obeyed within a second")
+	head(groupDeny, ": send one, then alice's request again. The gateway obeys within a second.")
 	steps := p.group(groupDeny)
 	for i := 0; i+3 < len(steps); i += 4 {
-		row(steps[i].Command, "alice gets "+quickstartAnswer(steps[i+1].Status, steps[i+1].Code)+"; the same line with DELETE, and she gets "+
-			quickstartAnswer(steps[i+3].Status, steps[i+3].Code)+" again")
+		row(steps[i].Command, fmt.Sprintf("alice gets %s; with DELETE in place of PUT, %s again",
+			quickstartAnswer(steps[i+1].Status, steps[i+1].Code), quickstartAnswer(steps[i+3].Status, steps[i+3].Code)))
 	}
 	head(groupBlock, "")
 	steps = p.group(groupBlock)
@@ -245,7 +245,7 @@ func (p *quickstartPlan) print(w io.Writer) {
 	steps = p.group(groupCustom)
 	last := len(steps) - 1
 	row(steps[0].Command, fmt.Sprintf("the traffic manager admits %s", steps[0].Title))
-	row(fmt.Sprintf("for i in $(seq %d); do %s -o /dev/null -w '%%{http_code}\\n'; sleep 0.2; done", quickstartLimit+2, alice),
+	row(fmt.Sprintf("for i in $(seq %d); do %s -o /dev/null -w '%%{http_code}\\n'; sleep .1; done", quickstartLimit+2, alice),
 		fmt.Sprintf("%d after %d times 200; code %d", steps[last-2].Status, quickstartLimit, steps[last-2].Code))
 	row(steps[last-1].Command, "alice gets "+quickstartAnswer(steps[last].Status, steps[last].Code))
 	head(groupRevoke, "")

@@ -100,6 +100,7 @@ address = %q
 [gateway]
 environment = "Default"
 data_dir = %q
+drain_delay = "0s"
 
 [apim.event_hub]
 enable = true
@@ -132,21 +133,17 @@ policies = ""
 	return file, nil
 }
 
-// freeAddress replaces port 0 by a free port, so that the address can be written into a configuration.
-func freeAddress(flag, address string) (string, error) {
-	host, port, err := net.SplitHostPort(address)
+// checkFree fails when an address cannot be listened on, naming the flag that takes another.
+func checkFree(flag, address string) error {
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return "", usageError(fmt.Errorf("--%s %s: write host:port, such as 127.0.0.1:0", flag, address))
+		return usageError(fmt.Errorf("--%s %s: write host:port, such as 127.0.0.1:0", flag, address))
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return "", fmt.Errorf("listen on %s: %w; --%s %s takes a free port", address, err, flag, net.JoinHostPort(host, "0"))
+		return fmt.Errorf("listen on %s: %w; --%s %s takes a free port", address, err, flag, net.JoinHostPort(host, "0"))
 	}
-	defer l.Close()
-	if port == "0" {
-		_, port, _ = net.SplitHostPort(l.Addr().String()) // an address of a listener has both
-	}
-	return net.JoinHostPort(host, port), nil
+	return l.Close()
 }
 
 // localAddress is how a client on this machine reaches an address, by the host name under which the API is exposed.

@@ -31,6 +31,7 @@ type ioStreams struct {
 // with its constructor; adding it here is all that it needs.
 var commands = []func(ioStreams) *cobra.Command{
 	newRunCommand,
+	newQuickstartCommand,
 	newValidateCommand,
 	newVersionCommand,
 }

@@ -190,8 +190,11 @@ func (e *Emulator) controlToken(q url.Values, _ *http.Request) (any, error) {
 	return map[string]any{"access_token": t.Token, "token_type": "Bearer", "expires_in": int(time.Until(t.ExpiresAt).Round(time.Second).Seconds()), "jti": t.ID}, nil
 }
 
-func (e *Emulator) controlRevoke(q url.Values, _ *http.Request) (any, error) {
+func (e *Emulator) controlRevoke(q url.Values, r *http.Request) (any, error) {
 	token := q.Get("token")
+	if token == "" { // so that a header file serves for the revocation of its own token
+		token, _ = strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	}
 	if token == "" {
 		return nil, errors.New("token is missing: a whole token, or the jti of one")
 	}

@@ -169,12 +169,10 @@ func (e *Emulator) open(ctx context.Context, o Options) error {
 	}
 	const realm = "/realms/shop"
 	oidc := realm + "/protocol/openid-connect"
-	if e.issuer, err = issuer.New(issuer.Options{
+	e.issuer = issuer.New(issuer.Options{
 		Issuer: "https://" + localName(e.keyServer.address) + realm, JWKSPath: oidc + "/certs", TokenPath: oidc + "/token",
 		IntrospectPath: oidc + "/token/introspect", RevokePath: oidc + "/revoke",
-	}); err != nil {
-		return err
-	}
+	})
 	e.keyServer.serve(e.issuer.Handler())
 	if e.backServer, err = listen("backend", loopback(o.Backend), nil); err != nil {
 		return err
@@ -183,11 +181,9 @@ func (e *Emulator) open(ctx context.Context, o Options) error {
 	if e.rest, err = listen("API Manager", loopback(o.Address), e.cert.serverConfig()); err != nil {
 		return err
 	}
-	if e.resident, err = issuer.New(issuer.Options{
+	e.resident = issuer.New(issuer.Options{
 		Issuer: e.URL() + "/oauth2/token", JWKSPath: "/oauth2/jwks", TokenPath: "/oauth2/token", IntrospectPath: "/oauth2/introspect", RevokePath: "/oauth2/revoke",
-	}); err != nil {
-		return err
-	}
+	})
 	e.rest.serve(e.handler())
 	return nil
 }

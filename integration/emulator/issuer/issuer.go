@@ -65,6 +65,8 @@ type key struct {
 type Issuer struct {
 	o Options
 
+	making sync.Mutex // held while a key is made
+
 	mu       sync.Mutex
 	keys     []key // the last one signs; all are published
 	opaque   map[string]Issued
@@ -73,8 +75,8 @@ type Issuer struct {
 	clients  map[string]string
 }
 
-// New makes the first key.
-func New(o Options) (*Issuer, error) {
+// New makes an issuer. Its first key is made when it is needed, because that takes a while.
+func New(o Options) *Issuer {
 	i := &Issuer{o: o, opaque: map[string]Issued{}, revoked: map[string]bool{}, clients: map[string]string{}}
 	for id, secret := range o.Clients {
 		i.clients[id] = secret
@@ -82,10 +84,7 @@ func New(o Options) (*Issuer, error) {
 	if i.o.Life == 0 {
 		i.o.Life = time.Hour
 	}
-	if err := i.Rotate(false); err != nil {
-		return nil, err
-	}
-	return i, nil
+	return i
 }
 
 // Issuer is the iss claim of its tokens.
@@ -103,6 +102,25 @@ func (i *Issuer) AddClient(id, secret string) {
 
 // Rotate makes a new signing key. The old ones stay published if keepOld, else their tokens can no longer be verified.
 func (i *Issuer) Rotate(keepOld bool) error {
+	i.making.Lock()
+	defer i.making.Unlock()
+	return i.rotate(keepOld)
+}
+
+// ready makes the first key.
+func (i *Issuer) ready() error {
+	i.making.Lock()
+	defer i.making.Unlock()
+	i.mu.Lock()
+	n := len(i.keys)
+	i.mu.Unlock()
+	if n > 0 {
+		return nil
+	}
+	return i.rotate(false)
+}
+
+func (i *Issuer) rotate(keepOld bool) error {
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return fmt.Errorf("key manager: make a signing key: %w", err)
@@ -134,6 +152,9 @@ func (i *Issuer) Mint(t Token) (Issued, error) {
 	}
 	if out.Subject == "" {
 		out.Subject = t.ClientID
+	}
+	if err := i.ready(); err != nil {
+		return Issued{}, err
 	}
 	i.mu.Lock()
 	k := i.keys[len(i.keys)-1]
@@ -230,6 +251,10 @@ func (i *Issuer) serveJWKS(w http.ResponseWriter, _ *http.Request) {
 		Kid string `json:"kid"`
 		N   string `json:"n"`
 		E   string `json:"e"`
+	}
+	if err := i.ready(); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
 	}
 	i.mu.Lock()
 	i.jwksHits++
