@@ -66,7 +66,7 @@ const (
 
 // FromZip reads a project of apictl from the bytes of its zip. name stands in faults. The error is Faults.
 func FromZip(name string, data []byte, opts Options) (*definition.API, error) {
-	files, err := unzip(name, data)
+	files, err := unzip(data, maxFileBytes)
 	if err != nil {
 		return nil, Faults{{File: name, Problem: err.Error(), Want: "export the project again"}}
 	}
@@ -238,7 +238,7 @@ func isWanted(name string) bool {
 }
 
 // unzip reads the files of a project that matter.
-func unzip(name string, data []byte) (map[string][]byte, error) {
+func unzip(data []byte, most int64) (map[string][]byte, error) {
 	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		return nil, fmt.Errorf("is no readable zip: %w", err)
@@ -260,7 +260,7 @@ func unzip(name string, data []byte) (map[string][]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", clean, err)
 		}
-		limit := min(left, maxFileBytes)
+		limit := min(left, most)
 		text, err := io.ReadAll(io.LimitReader(r, limit+1))
 		r.Close()
 		if err != nil {

@@ -26,13 +26,15 @@ type ArtifactQuery struct {
 	Type    string // empty means "Envoy", the kind that holds whole apictl projects
 }
 
-// Bounds of the archive, against a damaged or hostile one.
-const (
-	maxArchiveEntries = 50_000
-	maxProjectBytes   = 64 << 20  // one project, which is a zip itself
-	maxArchiveBytes   = 512 << 20 // all together, unpacked
-	maxDescriptor     = 64 << 20  // deployments.json, env_properties.json
-)
+// bounds of the archive, against a damaged or hostile one.
+type bounds struct {
+	entries    int
+	project    int64 // bytes of one project, which is a zip itself
+	descriptor int64 // bytes of deployments.json and of env_properties.json
+	all        int64 // bytes of all together, unpacked
+}
+
+var archiveBounds = bounds{entries: 50_000, project: 64 << 20, descriptor: 64 << 20, all: 512 << 20}
 
 // Artifacts fetches the projects that are deployed to the labels. A server that has none answers an empty slice. One that
 // serves no artifacts at all answers ErrNoArtifacts: nothing may be undeployed for it. A fault in one project is its
@@ -75,7 +77,7 @@ func (c *Client) Artifacts(ctx context.Context, q ArtifactQuery) ([]Artifact, er
 	if !bytes.HasPrefix(body, []byte("PK")) {
 		return nil, notAnArchive(k.op, a, body)
 	}
-	out, err := readArchive(body)
+	out, err := readArchive(body, archiveBounds)
 	if err != nil {
 		return nil, bodyError(k.op, a, err)
 	}
@@ -130,13 +132,13 @@ type propertiesFile struct {
 }
 
 // readArchive reads the zip of /runtime-artifacts.
-func readArchive(body []byte) ([]Artifact, error) {
+func readArchive(body []byte, most bounds) ([]Artifact, error) {
 	z, err := zip.NewReader(bytes.NewReader(body), int64(len(body)))
 	if err != nil {
 		return nil, fmt.Errorf("the zip is damaged: %w", err)
 	}
-	if len(z.File) > maxArchiveEntries {
-		return nil, fmt.Errorf("the zip has %d entries, more than %d", len(z.File), maxArchiveEntries)
+	if len(z.File) > most.entries {
+		return nil, fmt.Errorf("the zip has %d entries, more than %d", len(z.File), most.entries)
 	}
 	files := make(map[string]*zip.File, len(z.File))
 	for _, f := range z.File {
@@ -146,16 +148,16 @@ func readArchive(body []byte) ([]Artifact, error) {
 		// Whatever folder the server put them in: only the last element of the name counts, so no name reaches outside.
 		files[path.Base(strings.ReplaceAll(f.Name, `\`, "/"))] = f
 	}
-	left := int64(maxArchiveBytes)
+	left := most.all
 	var deployments deploymentsFile
-	if err := readDescriptor(files, "deployments.json", &deployments, &left); err != nil {
+	if err := readDescriptor(files, "deployments.json", &deployments, most.descriptor, &left); err != nil {
 		return nil, err
 	}
 	if files["deployments.json"] == nil {
 		return nil, errors.New("the zip lacks deployments.json")
 	}
 	var properties propertiesFile
-	if err := readDescriptor(files, "env_properties.json", &properties, &left); err != nil {
+	if err := readDescriptor(files, "env_properties.json", &properties, most.descriptor, &left); err != nil {
 		return nil, err
 	}
 	out := make([]Artifact, 0, len(deployments.Data.Deployments))
@@ -185,7 +187,7 @@ func readArchive(body []byte) ([]Artifact, error) {
 		case f == nil:
 			a.Err = fmt.Errorf("deployments.json names %q, which the zip lacks", d.APIFile)
 		default:
-			a.Project, a.Err = unpack(f, maxProjectBytes, &left)
+			a.Project, a.Err = unpack(f, most.project, &left)
 		}
 		out = append(out, a)
 	}
@@ -202,12 +204,12 @@ func splitName(file string) (api, revision string) {
 	return name[:uuid], name[uuid+1:]
 }
 
-func readDescriptor(files map[string]*zip.File, name string, into any, left *int64) error {
+func readDescriptor(files map[string]*zip.File, name string, into any, limit int64, left *int64) error {
 	f := files[name]
 	if f == nil {
 		return nil
 	}
-	text, err := unpack(f, maxDescriptor, left)
+	text, err := unpack(f, limit, left)
 	if err != nil {
 		return err
 	}

@@ -220,8 +220,6 @@ func TestArtifactsNoneBadAndHostile(t *testing.T) {
 			"deployments.json": deployments(`{"apiFile":"../../etc/passwd"}`), "x": "y"}))), artifacts: 1, projectOf: "zip lacks"},
 		{name: "entry without a name", handler: answerText("application/zip", string(archive(t, map[string]string{
 			"deployments.json": deployments(`{"version":"1"}`)}))), artifacts: 1, projectOf: "without apiFile"},
-		{name: "a project that unpacks to too much", handler: answerText("application/zip", string(archive(t, map[string]string{
-			"deployments.json": deployments(`{"apiFile":"bomb.zip"}`), "bomb.zip": strings.Repeat("\x00", maxProjectBytes+1)}))), artifacts: 1, projectOf: "larger than"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := serve(t, tc.handler, func(o *Options) { o.MaxArtifactBytes = 1 << 20 })
@@ -239,6 +237,30 @@ func TestArtifactsNoneBadAndHostile(t *testing.T) {
 				t.Errorf("the artifact's error %v lacks %q", got[0].Err, tc.projectOf)
 			}
 		})
+	}
+}
+
+func TestArchiveBounds(t *testing.T) {
+	entry := `{"data":{"deployments":[{"apiFile":"a.zip"},{"apiFile":"bomb.zip"},{"apiFile":"b.zip"}]}}`
+	body := archive(t, map[string]string{"deployments.json": entry, "a.zip": "small", "bomb.zip": strings.Repeat("\x00", 5000), "b.zip": strings.Repeat("b", 900)})
+	got, err := readArchive(body, bounds{entries: 4, project: 1000, descriptor: 1000, all: 2000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got[0].Err != nil || got[1].Err == nil || !strings.Contains(got[1].Err.Error(), "larger than the 1000 bytes") || got[2].Err != nil {
+		t.Errorf("errors are %v, %v, %v", got[0].Err, got[1].Err, got[2].Err)
+	}
+	for name, most := range map[string]bounds{
+		"3 entries, more":  {3, 1000, 1000, 2000},
+		"deployments.json": {4, 1000, 10, 2000},
+	} {
+		if _, err := readArchive(body, most); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	got, err = readArchive(body, bounds{4, 1000, 1000, int64(len(entry)) + 100})
+	if err != nil || got[0].Err != nil || got[2].Err == nil {
+		t.Errorf("with little left in all: %v, %+v", err, got)
 	}
 }
 
@@ -402,7 +424,7 @@ func FuzzArchive(f *testing.F) {
 	f.Add(archive(f, map[string]string{"deployments.json": `{"data":{"deployments":[{"apiFile":"a"},{"apiFile":"../a.zip","environments":null}]}}`, "a.zip": "x"}))
 	f.Add([]byte("PK\x03\x04"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		got, err := readArchive(data)
+		got, err := readArchive(data, bounds{100, 1 << 20, 1 << 20, 4 << 20})
 		if err != nil && got != nil {
 			t.Error("artifacts beside an error")
 		}
