@@ -44,7 +44,7 @@ func newMetrics(r prometheus.Registerer, maxAPIs int, dropped func() float64) *m
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_refusals_total",
 			Help: "Refused requests by step and fault code."}, []string{"reason", "code"}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_api_compilations_total", Help: "APIs compiled into the route table, by result."}, []string{"result"}),
-		config:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "gatehouse_config_generation", Help: "Number of route tables since the start."}),
+		config:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "gatehouse_routes_generation", Help: "Number of route tables since the start."}),
 		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: "gatehouse_panics_total", Help: "Requests that ended in a fault of the gateway itself."}),
 		max:     maxAPIs,
 		apis:    map[[2]string]*apiMetrics{},
