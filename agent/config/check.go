@@ -206,6 +206,7 @@ func (d *decoder) checkEventHub(c *Config) {
 	if len(hub.EventListeningEndpoints) == 0 {
 		missing("event_listening_endpoints", `write event_listening_endpoints = ["tcp://apim.example.com:5672"]`)
 	}
+	d.checkOneProtocol("apim.event_hub.event_listening_endpoints", hub.EventListeningEndpoints)
 	if u, err := url.Parse(hub.ServiceURL.Reveal()); err == nil && u.User != nil {
 		d.report("apim.event_hub.service_url", &problem{"a URL with a user in it", "write username and password as keys of their own"})
 	}
@@ -215,11 +216,22 @@ func (d *decoder) checkEventHub(c *Config) {
 	}
 }
 
+// checkOneProtocol checks that brokers of one list speak one protocol.
+func (d *decoder) checkOneProtocol(key string, urls []URL) {
+	for i, u := range urls {
+		if isNATS(u) != isNATS(urls[0]) {
+			d.report(fmt.Sprintf("%s[%d]", key, i), &problem{"AMQP and NATS brokers in one list", "write brokers of one kind"}, key)
+			return
+		}
+	}
+}
+
 func (d *decoder) checkThrottling(c *Config) {
 	t := c.APIM.Throttling
 	if t.EnableDataPublishing && len(t.URLGroups) == 0 {
 		d.report("apim.throttling.enable_data_publishing", &problem{"publishing without a traffic manager", "write [[apim.throttling.url_group]] with traffic_manager_urls"}, "apim.throttling.url_group")
 	}
+	d.checkOneProtocol("apim.throttling.throttle_decision_endpoints", t.ThrottleDecisionEndpoints)
 	needsLogin := false
 	for i, group := range t.URLGroups {
 		at := fmt.Sprintf("apim.throttling.url_group[%d]", i)
@@ -233,10 +245,14 @@ func (d *decoder) checkThrottling(c *Config) {
 				"write one for each of traffic_manager_urls, in the same order, or none",
 			}, urls)
 		}
+		for j, u := range group.TrafficManagerAuthURLs {
+			if !strings.HasPrefix(u.Reveal(), "ssl://") {
+				d.report(fmt.Sprintf("%s[%d]", auths, j), &problem{"a log-in without TLS", `write the ssl:// receiver of the traffic manager, such as "ssl://apim.example.com:9711"`}, auths)
+			}
+		}
 		for j, u := range group.TrafficManagerURLs {
-			isNATS := strings.HasPrefix(u.Reveal(), "nats://") || strings.HasPrefix(u.Reveal(), "tls://")
-			needsLogin = needsLogin || !isNATS
-			if isNATS != (strings.HasPrefix(group.TrafficManagerURLs[0].Reveal(), "nats://") || strings.HasPrefix(group.TrafficManagerURLs[0].Reveal(), "tls://")) {
+			needsLogin = needsLogin || !isNATS(u)
+			if isNATS(u) != group.NATS() {
 				d.report(fmt.Sprintf("%s[%d]", urls, j), &problem{"NATS and databridge receivers in one group", "write a [[apim.throttling.url_group]] for each kind"}, urls)
 				break
 			}

@@ -60,6 +60,8 @@ func TestRulesBetweenKeys(t *testing.T) {
 
 		{"as many authentication URLs as receivers", eventHub + "[[apim.throttling.url_group]]\ntraffic_manager_urls = [\"tcp://a:9611\", \"tcp://b:9611\"]\ntraffic_manager_auth_urls = [\"ssl://a:9711\"]",
 			[]string{"apim.throttling.url_group[0].traffic_manager_auth_urls = [\"ssl://a:9711\"]: 1 authentication URLs for 2 receivers; write one for each of traffic_manager_urls"}},
+		{"a log-in without TLS", eventHub + "[[apim.throttling.url_group]]\ntraffic_manager_urls = [\"tcp://a:9611\"]\ntraffic_manager_auth_urls = [\"tcp://a:9711\"]", []string{"traffic_manager_auth_urls[0] = \"tcp://a:9711\": a log-in without TLS"}},
+		{"AMQP beside NATS", strings.Replace(eventHub, "5672\"", "5672\", \"nats://b:4222\"", 1), []string{"event_listening_endpoints[1] = \"nats://b:4222\": AMQP and NATS brokers in one list"}},
 		{"a group without receivers", eventHub + "[[apim.throttling.url_group]]\ntraffic_manager_urls = []", []string{"apim.throttling.url_group[0].traffic_manager_urls = []: a group without a receiver"}},
 		{"NATS beside databridge", eventHub + "[[apim.throttling.url_group]]\ntraffic_manager_urls = [\"tcp://a:9611\", \"nats://b:4222\"]", []string{"traffic_manager_urls[1] = \"nats://b:4222\": NATS and databridge receivers in one group"}},
 		{"publishing without a receiver", "[apim.throttling]\nenable_data_publishing = true", []string{"apim.throttling.enable_data_publishing = true: publishing without a traffic manager"}},
@@ -162,6 +164,7 @@ func TestBrokerURLForms(t *testing.T) {
 		"amqp://admin:admin@clientid/carbon?brokerlist='tcp://h1:5672?retries='5'&connectdelay='50';tcp://h2:5672?retries='5''",
 		"amqp://admin:pw@apim:5672?retries='10'&connectdelay='30'", "amqps://u:p@host:5671/carbon", "amqp://h:5672", "amqp://u:a/b@host:5672",
 		"tcp://host:5672", "ssl://host:8672", "tcp://[::1]:5672", "nats://a:4222", "nats://u:p@a:4222,nats://u:p@b:4222", "tls://a:4222",
+		"tcp://a:5672,tcp://b:5672", "ssl://[::1]:8672,tcp://b", "tls://n1,n2:4333,nats://n3",
 	} {
 		if p := checkBroker(url); p != nil {
 			t.Errorf("%s: %s", url, p.what)

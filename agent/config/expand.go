@@ -26,7 +26,7 @@ type problem struct{ what, fix string }
 
 // split takes a string apart at its references.
 func split(text string) ([]piece, *problem) {
-	if strings.Contains(text, "{secretAlias:") || strings.Contains(text, "$secret{") {
+	if strings.Contains(strings.ToLower(text), "{secretalias:") || strings.Contains(text, "$secret{") {
 		return nil, &problem{
 			"refers to WSO2's secure vault, which only the Java servers can open",
 			"put the secret into an environment variable or a file, and write $env{NAME} or $file{path}",

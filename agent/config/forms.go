@@ -172,14 +172,17 @@ func checkBroker(text string) *problem {
 	default:
 		return &problem{"not a broker URL: its scheme is none of amqp, amqps, tcp, ssl, nats, tls", brokerForms}
 	}
-	authority := rest[strings.LastIndexByte(rest[:authorityEnd(rest)], '@')+1:]
-	authority = authority[:authorityEnd(authority)]
-	for part := range strings.SplitSeq(authority, ",") {
-		_, part, found := cutLast(part, "://")
-		if found {
-			part = part[strings.LastIndexByte(part, '@')+1:]
+	// Only the forms without options may hold several brokers.
+	parts := []string{text}
+	if scheme != "amqp" && scheme != "amqps" {
+		parts = strings.Split(text, ",")
+	}
+	for _, part := range parts {
+		if _, host, found := strings.Cut(part, "://"); found {
+			part = host
 		}
-		if !validHostPort(strings.TrimSpace(part)) {
+		authority := part[:authorityEnd(part)]
+		if !validHostPort(strings.TrimSpace(authority[strings.LastIndexByte(authority, '@')+1:])) {
 			return &problem{"a broker URL without a valid host and port", brokerForms}
 		}
 	}
@@ -193,13 +196,6 @@ func authorityEnd(rest string) int {
 		return from + i
 	}
 	return len(rest)
-}
-
-func cutLast(text, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(text, sep); i >= 0 {
-		return text[:i], text[i+len(sep):], true
-	}
-	return "", text, false
 }
 
 func checkBrokerList(list string) *problem {

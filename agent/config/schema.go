@@ -48,12 +48,12 @@ type field struct {
 
 	required, wso2, reload bool
 	// later is set for keys without effect in this release, but for the value neutral, which asks for nothing.
-	later   bool
-	neutral string
-	min, max               string
-	enum, schemes          []string
-	form                   string // broker, receiver, listen, header, word, host, origin, urlpath, stream, file, dir, newdir
-	unit                   time.Duration
+	later         bool
+	neutral       string
+	min, max      string
+	enum, schemes []string
+	form          string // broker, receiver, listen, header, word, host, origin, urlpath, stream, file, dir, newdir
+	unit          time.Duration
 
 	children []*field
 }

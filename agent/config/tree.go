@@ -1,6 +1,9 @@
 package config
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // The tree below is the reference of every key: the toml tag names it, the rule tag says what it takes. Rules are
 // separated by commas:
@@ -217,6 +220,15 @@ type URLGroup struct {
 	// TrafficManagerAuthURLs is empty or as long as TrafficManagerURLs.
 	TrafficManagerAuthURLs []URL  `toml:"traffic_manager_auth_urls" rule:"receiver,wso2"`
 	Type                   string `toml:"type" rule:"enum=failover|loadbalance,wso2"`
+}
+
+// NATS is whether the receivers of the group are NATS servers; otherwise they speak databridge. A group is never of both.
+func (g URLGroup) NATS() bool {
+	return len(g.TrafficManagerURLs) > 0 && isNATS(g.TrafficManagerURLs[0])
+}
+
+func isNATS(u URL) bool {
+	return strings.HasPrefix(string(u), "nats://") || strings.HasPrefix(string(u), "tls://")
 }
 
 // JWT is the JWT that the backend gets, and the issuers whose tokens are accepted beside the API Manager's key managers.

@@ -56,7 +56,7 @@ func newValidateCommand(streams ioStreams) *cobra.Command {
 }
 
 func checkConfig(path string) verdict {
-	_, source, err := config.Load(path, os.LookupEnv)
+	_, source, err := loadConfig(path)
 	v := verdict{Path: path, OK: err == nil, Faults: config.AsFaults(path, err)}
 	if source != nil {
 		v.Notes = source.Notes
