@@ -81,6 +81,9 @@ func (e *Engine) applyApplication(it *item) outcome {
 		return outUnknown
 	}
 	if ev.Action == event.Delete {
+		// Also when it is not known, or known by newer news: what belonged to it before is gone, and a list that is on its
+		// way may still bring it.
+		e.applicationDeleted(ev.ID, e.eventTime(ev.Time, it.at))
 		return e.applications.change(&ev.Base, ev.ID, func(*subscription.Application) *subscription.Application { return nil })
 	}
 	partial := false
@@ -206,23 +209,27 @@ func (e *Engine) applicationGone(id, t int64) bool {
 	return ok && t != 0 && t <= at
 }
 
-// applicationChanged takes an application's mappings and subscriptions away with it: the API Manager sends no events
-// for them.
+// goneSince returns when an application was deleted, 0 when that is not known.
+func (e *Engine) goneSince(id int64) int64 {
+	if e.hooks.noTombstone {
+		return 0
+	}
+	e.goneMu.Lock()
+	defer e.goneMu.Unlock()
+	return e.gone[id]
+}
+
+// applicationChanged follows what the API Manager answered when it was asked for an application.
 func (e *Engine) applicationChanged(before, after *subscription.Application) {
-	if after != nil {
-		e.goneMu.Lock()
-		delete(e.gone, after.ID)
-		e.goneMu.Unlock()
-		return
+	if after == nil && e.applications.asking {
+		e.applicationDeleted(before.ID, e.applications.ledger.entries[before.ID].time)
 	}
-	if e.applications.listing {
-		return // the other lists say for themselves what is gone, and are confirmed for themselves
-	}
-	id := before.ID
-	at := e.serverNow(time.Now())
-	if n, ok := e.applications.ledger.entries[id]; ok && n.deleted {
-		at = n.time
-	}
+}
+
+// applicationDeleted takes an application's mappings and subscriptions away with it: the API Manager sends no events
+// for them. What a list says is gone takes nothing away: the other lists say that for themselves, and are confirmed for
+// themselves.
+func (e *Engine) applicationDeleted(id, at int64) {
 	e.goneMu.Lock()
 	if len(e.gone) >= maxGone {
 		for k := range e.gone { // any: a few of the oldest facts are in the lists anyway
@@ -232,7 +239,7 @@ func (e *Engine) applicationChanged(before, after *subscription.Application) {
 			}
 		}
 	}
-	e.gone[id] = at
+	e.gone[id] = max(e.gone[id], at)
 	e.goneMu.Unlock()
 	belongings(e, e.mappings, &e.orphanMappings, id, at, func(m *subscription.KeyMapping) int64 { return m.ApplicationID })
 	belongings(e, e.subscriptions, &e.orphanSubscriptions, id, at, func(s *subscription.Subscription) int64 { return s.ApplicationID })
@@ -321,7 +328,7 @@ func (e *Engine) applyPolicy(it *item) outcome {
 		}
 		return &row
 	})
-	if out == applied && ev.Action != event.Delete {
+	if d.verdict != stale && ev.Action != event.Delete {
 		d.ask(k, nil) // the limits are in no event
 	}
 	return out

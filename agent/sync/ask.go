@@ -127,8 +127,11 @@ func (d *dataset[K, R]) askOnce(ctx context.Context, k K, a *ask[R]) (rows []R, 
 }
 
 func (d *dataset[K, R]) answered(k K, a *ask[R], rows []R, seq uint64, started time.Time) {
+	d.asking = true
+	defer func() { d.asking = false }()
 	w := d.e.windowAt(started.UnixMilli())
 	o := origin{Kind: "pull", At: started.UnixMilli(), ID: d.name + "/" + d.id(k, a.hint)}
+	d.log.Trace().Any("key", k).Int("rows", len(rows)).Int64("start", w.start).Msg("asked")
 	found := false
 	for i := range rows {
 		key := d.key(&rows[i])
@@ -140,7 +143,9 @@ func (d *dataset[K, R]) answered(k K, a *ask[R], rows []R, seq uint64, started t
 			continue
 		}
 		row := rows[i]
-		if cur := d.table.Get(key); !d.equal(cur, &row) {
+		cur := d.table.Get(key)
+		d.remember(key, cur)
+		if !d.equal(cur, &row) {
 			d.write(key, cur, &row, o, 0)
 		}
 		d.ledger.notePulled(key, w, false)
@@ -158,10 +163,10 @@ func (d *dataset[K, R]) answered(k K, a *ask[R], rows []R, seq uint64, started t
 		d.askFor(k, a)
 		return
 	}
-	if cur := d.table.Get(k); cur != nil {
-		d.write(k, cur, nil, o, 0)
-	}
+	cur := d.table.Get(k)
+	d.remember(k, cur)
 	d.ledger.notePulled(k, w, true)
+	d.write(k, cur, nil, o, 0)
 }
 
 // again repeats a question, a few times.

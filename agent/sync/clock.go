@@ -17,30 +17,7 @@ const skewMargin = 200 * time.Millisecond
 // unknownSkew is the half width of the window when the answer had no Date.
 const unknownSkew = 2 * time.Second
 
-func newWindow(m Meta) window {
-	start := m.Started.UnixMilli()
-	w := window{local: start, start: start}
-	if m.ServerDate.IsZero() {
-		w.lo, w.hi = start-unknownSkew.Milliseconds(), start+unknownSkew.Milliseconds()
-		return w
-	}
-	date := m.ServerDate.Truncate(time.Second).UnixMilli()
-	lo, hi := date-m.Finished.UnixMilli(), date+1000-start // bounds of (API Manager's clock - ours)
-	if hi < lo {
-		hi = lo
-	}
-	switch {
-	case lo > 0:
-		w.start = start + lo
-	case hi < 0:
-		w.start = start + hi
-	}
-	w.lo = min(start+lo, w.start) - skewMargin.Milliseconds()
-	w.hi = max(start+hi, w.start) + skewMargin.Milliseconds()
-	return w
-}
-
-// join is the window of several requests of which the first decides the start.
+// joinMeta is the meta of several requests of which the first decides the start.
 func joinMeta(a, b Meta) Meta {
 	if a.Started.IsZero() {
 		return b

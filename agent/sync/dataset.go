@@ -64,11 +64,15 @@ type dataset[K comparable, R any] struct {
 	id func(K, *R) string
 	// show is what the change feed may tell of a row; nil: the row itself.
 	show func(*R) any
+	// orphan returns when what the row belongs to was deleted, 0 when it was not; nil: rows belong to nothing.
+	orphan func(*R) int64
 	// changed is called after a row was changed; before or after is nil.
 	changed func(before, after *R)
 
-	// listing is true while a list is being applied.
-	listing bool
+	// verdict is what the ledger said of the event that was applied last.
+	verdict verdict
+	// asking is true while the answer to a question is being applied.
+	asking bool
 
 	cur  *pull[K, R]
 	held *held[K]
@@ -139,23 +143,18 @@ func (d *dataset[K, R]) pull(ctx context.Context) pullResult {
 func (d *dataset[K, R]) begin(p *pull[K, R]) {
 	d.cur = p
 	p.direct = d.table.Len() == 0
-	if p.direct {
-		if d.shadow != nil {
-			d.shadow.begin()
-		}
-		d.ledger.provisional = d.e.windowAt(p.local).lo
+	if p.direct && d.shadow != nil {
+		d.shadow.begin()
 	}
 }
 
 // take takes over one row of the list. r belongs to the caller.
 func (d *dataset[K, R]) take(p *pull[K, R], r *R) {
-	d.listing = true
-	defer func() { d.listing = false }()
 	p.count++
 	k := d.key(r)
 	cur := d.table.Get(k)
 	if p.direct {
-		if _, noted := d.ledger.entries[k]; !noted {
+		if _, noted := d.ledger.entries[k]; !noted && (d.orphan == nil || d.orphan(r) == 0) {
 			if cur == nil || !d.same(cur, r) {
 				row := *r
 				d.write(k, cur, &row, p.origin, 0)
@@ -176,7 +175,6 @@ func (d *dataset[K, R]) take(p *pull[K, R], r *R) {
 // event's state.
 func (d *dataset[K, R]) finish(p *pull[K, R], meta Meta, err error) pullResult {
 	d.cur = nil
-	d.ledger.provisional = 0
 	if p.direct && d.shadow != nil {
 		defer d.shadow.end()
 	}
@@ -186,10 +184,8 @@ func (d *dataset[K, R]) finish(p *pull[K, R], meta Meta, err error) pullResult {
 		}
 		return pullResult{outcome: pullFailed, err: err}
 	}
-	d.listing = true
-	defer func() { d.listing = false }()
-	w := newWindow(meta)
 	d.e.observe(meta)
+	w := d.e.windowAt(meta.Started.UnixMilli())
 	if d.ledger.evicted >= w.lo {
 		// Newer facts than the list were forgotten for want of room: the list could undo them.
 		d.ledger.evicted = 0
@@ -217,9 +213,6 @@ func (d *dataset[K, R]) finishDirect(p *pull[K, R], w window) {
 	}
 	for k := range d.ledger.entries {
 		if cur := d.table.Get(k); cur != nil && p.seen[k] == nil {
-			if e := d.ledger.entries[k]; e.local >= p.local || e.time >= w.start {
-				continue // came during the load; if the list had it, it was left to the event
-			}
 			d.resolve(k, nil, cur, w, p.origin)
 		}
 	}
@@ -252,8 +245,19 @@ func (d *dataset[K, R]) resolve(k K, listed, cur *R, w window, o origin) {
 		if e.time >= w.lo && e.time <= max(w.hi, e.sure) && !d.equal(cur, listed) {
 			d.ask(k, first(cur, listed)) // the clocks do not tell
 		}
+		d.log.Trace().Any("key", k).Int64("time", e.time).Int64("start", w.start).Bool("event_wins", newer).Msg("list against event")
 		if newer {
 			return
+		}
+	}
+	if listed != nil && d.orphan != nil && !d.e.hooks.noReplay {
+		if at := d.orphan(listed); at > 0 && at >= w.lo {
+			if at <= w.hi {
+				d.ask(k, listed)
+			}
+			if at >= w.start {
+				listed = nil
+			}
 		}
 	}
 	if d.equal(cur, listed) {
@@ -311,6 +315,16 @@ func (d *dataset[K, R]) shown(r *R) any {
 	return r
 }
 
+// remember keeps a row that the first list brought a moment ago, before something else changes it: finish decides between
+// the two.
+func (d *dataset[K, R]) remember(k K, cur *R) {
+	if p := d.cur; p != nil && p.direct && cur != nil {
+		if _, noted := d.ledger.entries[k]; !noted {
+			p.seen[k] = cur
+		}
+	}
+}
+
 // change applies an event. next makes the new row of the held one, which it must not change; nil deletes.
 func (d *dataset[K, R]) change(b *event.Base, k K, next func(cur *R) *R) outcome {
 	now := time.Now()
@@ -319,10 +333,13 @@ func (d *dataset[K, R]) change(b *event.Base, k K, next func(cur *R) *R) outcome
 		d.request(now.Add(d.e.opt.RefetchDelay)) // no usable time stamp: the list settles it
 	}
 	v := d.ledger.judge(k, t)
+	d.verdict = v
+	d.log.Trace().Str("event", b.Type).Any("key", k).Int64("time", t).Stringer("verdict", v).Msg("event")
 	if v == stale {
 		return outStale
 	}
 	cur := d.table.Get(k)
+	d.remember(k, cur)
 	row := next(cur)
 	differs := !d.equal(cur, row)
 	if v == late && d.coarse && t > d.ledger.floor-coarseness {

@@ -61,7 +61,6 @@ func (e *Engine) fetchArtifacts(ctx context.Context, each func(Deployed) error) 
 		if err != nil {
 			return m, err
 		}
-		m.ServerDate = e.serverTime(m.Finished)
 		for i := range list {
 			if err := each(e.parse(&list[i], t)); err != nil {
 				return m, err
@@ -191,7 +190,7 @@ func (e *Engine) applyDeployment(ev *event.Deployment) outcome {
 		return out
 	}
 	out := e.artifacts.change(&ev.Base, ev.UUID, func(cur *Deployed) *Deployed { return cur })
-	if out == applied {
+	if e.artifacts.verdict != stale {
 		e.artifacts.askFor(ev.UUID, &ask[Deployed]{want: true, at: time.Now().Add(e.opt.EventWaitingTime)})
 	}
 	return out
@@ -245,7 +244,7 @@ func (e *Engine) applyMetadata(ev *event.APIChanged) outcome {
 		return &row
 	})
 	// Policy, resources and the default version are in no event.
-	if out == applied && !gone {
+	if e.apis.verdict != stale && !gone {
 		e.apis.ask(k, hint)
 	}
 	return out

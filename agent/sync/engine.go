@@ -47,9 +47,7 @@ type Engine struct {
 	sources []*source
 	started atomic.Int64 // ms; 0 before Run
 
-	// Bounds of (API Manager's clock - ours), ms, of the last answer.
-	skewLo, skewHi atomic.Int64
-	skewKnown      atomic.Bool
+	skew atomic.Pointer[skew]
 
 	// routesDirty and served, the definitions as they were handed over, belong to the APIs' worker.
 	routesDirty bool
@@ -330,26 +328,41 @@ func (e *Engine) checkReady() {
 	})
 }
 
-// observe takes the API Manager's clock from an answer.
+// observe takes the API Manager's clock from an answer. The header Date was written between request and answer and has a
+// resolution of a second, which bounds the difference of the clocks; the bounds of several answers are narrower together.
 func (e *Engine) observe(m Meta) {
 	if m.ServerDate.IsZero() {
 		return
 	}
 	date := m.ServerDate.Truncate(time.Second).UnixMilli()
-	e.skewLo.Store(date - m.Finished.UnixMilli())
-	e.skewHi.Store(max(date+1000-m.Started.UnixMilli(), date-m.Finished.UnixMilli()))
-	e.skewKnown.Store(true)
+	lo := date - m.Finished.UnixMilli()
+	hi := max(date+1000-m.Started.UnixMilli(), lo)
+	now := time.Now()
+	if old := e.skew.Load(); old != nil && now.Sub(old.since) < skewKeep && max(lo, old.lo) <= min(hi, old.hi) {
+		e.skew.Store(&skew{lo: max(lo, old.lo), hi: min(hi, old.hi), since: old.since})
+		return
+	}
+	e.skew.Store(&skew{lo: lo, hi: hi, since: now})
 }
 
-// windowAt is the window of a request that was made at a local time and whose answer had no date.
+// skewKeep is how long bounds are narrowed: clocks drift and are set.
+const skewKeep = 10 * time.Minute
+
+// skew bounds (API Manager's clock - ours), ms.
+type skew struct {
+	lo, hi int64
+	since  time.Time
+}
+
+// windowAt is the window of a request that was made at a time of our clock.
 func (e *Engine) windowAt(local int64) window {
-	w := window{local: local, start: local, lo: local - unknownSkew.Milliseconds(), hi: local + unknownSkew.Milliseconds()}
-	if e.skewKnown.Load() {
-		lo, hi := e.skewLo.Load(), e.skewHi.Load()
-		w.start = local + nearest(lo, hi)
-		w.lo = min(local+lo, w.start) - skewMargin.Milliseconds()
-		w.hi = max(local+hi, w.start) + skewMargin.Milliseconds()
+	lo, hi := -unknownSkew.Milliseconds(), unknownSkew.Milliseconds()
+	if s := e.skew.Load(); s != nil {
+		lo, hi = s.lo, s.hi
 	}
+	w := window{local: local, start: local + nearest(lo, hi)}
+	w.lo = local + lo - skewMargin.Milliseconds()
+	w.hi = local + hi + skewMargin.Milliseconds()
 	return w
 }
 
@@ -366,14 +379,6 @@ func nearest(lo, hi int64) int64 {
 
 // serverNow is the API Manager's time, ms.
 func (e *Engine) serverNow(now time.Time) int64 { return e.windowAt(now.UnixMilli()).start }
-
-// serverTime is the date that the API Manager would have sent at a local time; zero when its clock is not known.
-func (e *Engine) serverTime(local time.Time) time.Time {
-	if !e.skewKnown.Load() {
-		return time.Time{}
-	}
-	return time.UnixMilli(e.serverNow(local))
-}
 
 // maxAhead is how far an event's time may lie in the future. One beyond it would keep every later change of the entity
 // out, so it counts as of now.

@@ -122,6 +122,7 @@ func (k *kind) run(ctx context.Context) {
 		k.running = true
 		k.mu.Unlock()
 		start := time.Now()
+		k.log.Trace().Msg("fetching")
 		r := k.pull(ctx)
 		if ctx.Err() != nil {
 			return

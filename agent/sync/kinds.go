@@ -194,8 +194,9 @@ func (e *Engine) build() {
 		stamp: func(r *subscription.KeyMapping, at int64, o origin) {
 			r.UpdatedAt, r.Origin = at, subscription.Origin(o)
 		},
-		id:    func(k MappingKey, _ *subscription.KeyMapping) string { return k.ConsumerKey + "@" + k.KeyManager },
-		fetch: perTenant(e, l.KeyMappings, mappingRow),
+		id:     func(k MappingKey, _ *subscription.KeyMapping) string { return k.ConsumerKey + "@" + k.KeyManager },
+		fetch:  perTenant(e, l.KeyMappings, mappingRow),
+		orphan: func(r *subscription.KeyMapping) int64 { return e.goneSince(r.ApplicationID) },
 	})
 	if l.KeyMapping != nil {
 		e.mappings.single = func(ctx context.Context, k MappingKey, hint *subscription.KeyMapping) ([]subscription.KeyMapping, error) {
@@ -211,8 +212,9 @@ func (e *Engine) build() {
 		stamp: func(r *subscription.Subscription, at int64, o origin) {
 			r.UpdatedAt, r.Origin = at, subscription.Origin(o)
 		},
-		id:    func(k int64, _ *subscription.Subscription) string { return decimal(k) },
-		fetch: perTenant(e, l.Subscriptions, subscriptionRow),
+		id:     func(k int64, _ *subscription.Subscription) string { return decimal(k) },
+		fetch:  perTenant(e, l.Subscriptions, subscriptionRow),
+		orphan: func(r *subscription.Subscription) int64 { return e.goneSince(r.ApplicationID) },
 	})
 	if l.Subscription != nil {
 		e.subscriptions.single = func(ctx context.Context, id int64, hint *subscription.Subscription) ([]subscription.Subscription, error) {

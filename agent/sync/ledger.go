@@ -24,6 +24,8 @@ const (
 	late
 )
 
+func (v verdict) String() string { return [...]string{"fresh", "equal", "stale", "late"}[v] }
+
 // entry is what is known of the age of one entity. Times are the API Manager's, in ms.
 type entry struct {
 	time int64
@@ -47,8 +49,6 @@ type ledger[K comparable] struct {
 	entries map[K]entry
 	// floor is the start of the newest list that was applied; sure as in entry.
 	floor, sure int64
-	// provisional is the floor while the first list fills an empty table.
-	provisional int64
 	seq         uint64
 	limit       int
 	// evicted is the newest time that was forgotten for want of room.
@@ -71,7 +71,7 @@ func (l *ledger[K]) judge(k K, t int64) verdict {
 		return late
 	case ok && t < e.time:
 		return stale
-	case t < max(l.floor, l.provisional):
+	case t < l.floor:
 		return late
 	case ok && t == e.time && !e.pulled:
 		return equal
