@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -37,6 +38,8 @@ type Key struct {
 	Public    crypto.PublicKey
 	// X5T and X5TS256 are the thumbprints of its certificate, base64url without padding; empty where it has none.
 	X5T, X5TS256 string
+	// hexX5T is X5T as WSO2 writes it: the base64url of the hexadecimal text.
+	hexX5T string
 	// identity is the hash of the key and its ID, to tell whether a later set still holds it.
 	identity [32]byte
 }
@@ -56,8 +59,9 @@ func (s *Set) ByID(kid string) []*Key { return s.byID[kid] }
 
 // ByThumbprint returns the keys whose certificate has one of the thumbprints; an empty thumbprint matches nothing.
 func (s *Set) ByThumbprint(x5t, x5tS256 string) (found []*Key) {
+	x5t, x5tS256 = trim(x5t), trim(x5tS256)
 	for _, k := range s.keys {
-		if x5tS256 != "" && k.X5TS256 == x5tS256 || x5tS256 == "" && x5t != "" && k.X5T == x5t {
+		if x5tS256 != "" && k.X5TS256 == x5tS256 || x5tS256 == "" && x5t != "" && (k.X5T == x5t || k.hexX5T == x5t) {
 			found = append(found, k)
 		}
 	}
@@ -105,6 +109,7 @@ func newKey(public crypto.PublicKey, id, alg string, cert *x509.Certificate) (*K
 		s1, s256 := sha1.Sum(cert.Raw), sha256.Sum256(cert.Raw)
 		k.X5T = base64.RawURLEncoding.EncodeToString(s1[:])
 		k.X5TS256 = base64.RawURLEncoding.EncodeToString(s256[:])
+		k.hexX5T = hexThumbprint(s1[:])
 	}
 	return k, nil
 }
@@ -186,6 +191,10 @@ func parseKey(raw json.RawMessage) (*Key, error) {
 		k.X5TS256 = thumb256
 	}
 	return k, nil
+}
+
+func hexThumbprint(sum []byte) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(hex.EncodeToString(sum)))
 }
 
 func trim(s string) string { return strings.TrimRight(s, "=") }

@@ -174,7 +174,7 @@ func (s *Source) Await(ctx context.Context) (*Set, error) {
 	if set := s.Current(s.now()); set != nil {
 		return set, nil
 	}
-	err := s.ask(ctx, "")
+	_, err := s.ask(ctx, "")
 	if set := s.Current(s.now()); set != nil {
 		return set, nil
 	}
@@ -193,9 +193,10 @@ func (s *Source) Await(ctx context.Context) (*Set, error) {
 // UnknownKeyPause of the last such fetch, or UnknownKeyMemory of the same key ID, it fetches nothing. Requests that come
 // while a fetch is under way wait for that one.
 func (s *Source) RefreshFor(ctx context.Context, kid string) (*Set, error) {
-	err := s.ask(ctx, kid)
+	fetched, err := s.ask(ctx, kid)
 	set := s.Current(s.now())
-	if set != nil && kid != "" && len(set.ByID(kid)) == 0 && err == nil {
+	// Only a fetch proves that the server does not know the key ID either.
+	if fetched && set != nil && kid != "" && len(set.ByID(kid)) == 0 {
 		s.remember(kid)
 	}
 	return set, err
@@ -220,13 +221,14 @@ func (s *Source) remember(kid string) {
 	}
 }
 
-func (s *Source) ask(ctx context.Context, kid string) error {
+// ask joins or begins a fetch unless one for an unknown key was made lately; fetched says that one ended well.
+func (s *Source) ask(ctx context.Context, kid string) (fetched bool, err error) {
 	now := s.now()
 	s.mu.Lock()
 	if t, known := s.unknown[kid]; known && kid != "" {
 		if now.Sub(t) < UnknownKeyMemory {
 			s.mu.Unlock()
-			return nil
+			return false, nil
 		}
 		delete(s.unknown, kid)
 	}
@@ -234,7 +236,7 @@ func (s *Source) ask(ctx context.Context, kid string) error {
 	if f == nil {
 		if !s.asked.IsZero() && now.Sub(s.asked) < UnknownKeyPause {
 			s.mu.Unlock()
-			return nil
+			return false, nil
 		}
 		s.asked = now
 		f = s.begin()
@@ -242,9 +244,9 @@ func (s *Source) ask(ctx context.Context, kid string) error {
 	s.mu.Unlock()
 	select {
 	case <-f.done:
-		return f.err
+		return f.err == nil, f.err
 	case <-ctx.Done():
-		return fmt.Errorf("waiting for the key set of %s: %w", s.opts.URL, ctx.Err())
+		return false, fmt.Errorf("waiting for the key set of %s: %w", s.opts.URL, ctx.Err())
 	}
 }
 

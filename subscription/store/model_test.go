@@ -283,21 +283,21 @@ func TestStoreAgainstModel(t *testing.T) {
 func TestTableAgainstMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tab, want := New().Subscriptions(), map[int64]subscription.Subscription{}
-		n := rapid.Int64Range(1, 400).Draw(t, "ids")
+		n := rapid.Int64Range(1, 150).Draw(t, "ids")
 		id := rapid.Int64Range(1, n)
 		row := func(t *rapid.T) subscription.Subscription {
 			return subscription.Subscription{ID: id.Draw(t, "id"), APIID: id.Draw(t, "api"), ApplicationID: id.Draw(t, "app")}
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"put many": func(t *rapid.T) {
-				for range rapid.IntRange(1, 200).Draw(t, "n") {
+				for range rapid.IntRange(1, 60).Draw(t, "n") {
 					r := row(t)
 					tab.Put(r)
 					want[r.ID] = r
 				}
 			},
 			"delete many": func(t *rapid.T) {
-				for range rapid.IntRange(1, 200).Draw(t, "n") {
+				for range rapid.IntRange(1, 60).Draw(t, "n") {
 					k := id.Draw(t, "id")
 					_, had := want[k]
 					if got := tab.Delete(k); (got != nil) != had {
