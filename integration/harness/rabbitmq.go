@@ -305,13 +305,13 @@ func (r *Rabbit) CloseConnections(t testing.TB, reason string) {
 // as if each client had acknowledged a message that it never got.
 func (r *Rabbit) CloseChannels(t testing.TB) {
 	t.Helper()
-	r.Control(t, "eval", `[ rabbit_channel:do(C, {'basic.ack', 999999999, false}) || C <- rabbit_channel:list() ].`)
+	r.Control(t, "eval", `[ catch rabbit_channel:do(C, {'basic.ack', 999999999, false}) || C <- rabbit_channel:list() ].`)
 }
 
 // DeleteQueues deletes every queue; the broker cancels their consumers.
 func (r *Rabbit) DeleteQueues(t testing.TB) {
 	t.Helper()
-	r.Control(t, "eval", `[ rabbit_amqqueue:delete(Q, false, false, <<"test">>) || Q <- rabbit_amqqueue:list() ].`)
+	r.Control(t, "eval", `[ catch rabbit_amqqueue:delete(Q, false, false, <<"test">>) || Q <- rabbit_amqqueue:list() ].`)
 }
 
 // Queues is how many queues the node has, over all virtual hosts.

@@ -19,7 +19,7 @@ import (
 	"gatehouse/integration/harness"
 )
 
-func broker(t *testing.T, address, vhost string) brokerurl.Broker {
+func broker(t testing.TB, address, vhost string) brokerurl.Broker {
 	t.Helper()
 	s, err := brokerurl.Parse("amqp://"+harness.Username+":"+harness.Password+"@clientid"+vhost+"?brokerlist='tcp://"+address+"'", brokerurl.Defaults{})
 	if err != nil {
@@ -28,7 +28,7 @@ func broker(t *testing.T, address, vhost string) brokerurl.Broker {
 	return s.Brokers[0]
 }
 
-func source(t *testing.T, o Options, brokers ...brokerurl.Broker) *Source {
+func source(t testing.TB, o Options, brokers ...brokerurl.Broker) *Source {
 	t.Helper()
 	o.Name = "event_hub"
 	o.Brokers = brokers
@@ -45,11 +45,11 @@ func source(t *testing.T, o Options, brokers ...brokerurl.Broker) *Source {
 
 // publisher publishes to amq.topic of one virtual host.
 type publisher struct {
-	t  *testing.T
+	t  testing.TB
 	ch *amqp091.Channel
 }
 
-func newPublisher(t *testing.T, url string) *publisher {
+func newPublisher(t testing.TB, url string) *publisher {
 	t.Helper()
 	c, err := amqp091.Dial(url)
 	if err != nil {
@@ -179,16 +179,21 @@ func TestPrefetchBoundsWhatIsUnsettled(t *testing.T) {
 // connection within two seconds, and messages after it.
 func TestReconnects(t *testing.T) {
 	rabbit := harness.Shared(t)
-	for _, c := range []struct {
-		name   string
-		breaks func(*testing.T, *harness.Proxy)
-		want   string // part of the error
-		limit  time.Duration
-	}{
+	for _, c := range []breakage{
 		{"connection reset", func(_ *testing.T, p *harness.Proxy) { p.Cut() }, "", 2 * time.Second},
 		{"connection closed by the broker", func(t *testing.T, _ *harness.Proxy) { rabbit.CloseConnections(t, "maintenance") }, "maintenance", 2 * time.Second},
 		{"channel closed by the broker", func(t *testing.T, _ *harness.Proxy) { rabbit.CloseChannels(t) }, "406", 2 * time.Second},
 		{"consumer cancelled by the broker", func(t *testing.T, _ *harness.Proxy) { rabbit.DeleteQueues(t) }, "cancelled", 2 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, rabbit) })
+	}
+}
+
+// TestSlowReconnects is the same with faults that take their time.
+func TestSlowReconnects(t *testing.T) {
+	t.Parallel()
+	rabbit := harness.Shared(t)
+	for _, c := range []breakage{
 		{"broker away for a while", func(_ *testing.T, p *harness.Proxy) {
 			p.Refuse()
 			time.AfterFunc(1500*time.Millisecond, p.Resume)
@@ -200,31 +205,45 @@ func TestReconnects(t *testing.T) {
 		}, "", 8 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			proxy := harness.StartProxy(t, rabbit.Address())
-			r := sourcetest.NewRecorder()
-			sourcetest.Run(t, source(t, Options{Heartbeat: time.Second, Topics: []string{event.TopicThrottleData, event.TopicNotification}},
-				broker(t, proxy.Address(), "/carbon")), r)
-			r.AwaitState(t, eventsource.Connected, 1, 10*time.Second)
-			c.breaks(t, proxy)
-			took := r.AwaitState(t, eventsource.Connected, 2, c.limit+5*time.Second)
-			t.Logf("connected again after %s", took)
-			if took > c.limit {
-				t.Errorf("connected again after %s, want at most %s\n%s", took, c.limit, r.Trace())
-			}
-			states := r.States()
-			lost := states[slices.IndexFunc(states, func(s eventsource.State) bool { return s.Kind == eventsource.Disconnected })]
-			if lost.Err == nil || !strings.Contains(lost.Err.Error(), c.want) {
-				t.Errorf("lost with %v, want %q in it", lost.Err, c.want)
-			}
-			p := newPublisher(t, rabbit.URL("carbon"))
-			p.text("throttleData", "after")
-			p.text("notification", "after")
-			r.Await(t, "messages after the reconnect", 10*time.Second, func() bool { return len(r.Bodies()) == 2 })
+			t.Parallel()
+			c.test(t, rabbit)
 		})
 	}
 }
 
+// breakage is a way to lose a connection.
+type breakage struct {
+	name   string
+	breaks func(*testing.T, *harness.Proxy)
+	want   string        // part of the error
+	limit  time.Duration // to be connected again
+}
+
+func (c breakage) test(t *testing.T, rabbit *harness.Rabbit) {
+	proxy := harness.StartProxy(t, rabbit.Address())
+	r := sourcetest.NewRecorder()
+	sourcetest.Run(t, source(t, Options{Heartbeat: time.Second, Topics: []string{event.TopicThrottleData, event.TopicNotification}},
+		broker(t, proxy.Address(), "/carbon")), r)
+	r.AwaitState(t, eventsource.Connected, 1, 10*time.Second)
+	c.breaks(t, proxy)
+	took := r.AwaitState(t, eventsource.Connected, 2, c.limit+5*time.Second)
+	t.Logf("connected again after %s", took)
+	if took > c.limit {
+		t.Errorf("connected again after %s, want at most %s\n%s", took, c.limit, r.Trace())
+	}
+	states := r.States()
+	lost := states[slices.IndexFunc(states, func(s eventsource.State) bool { return s.Kind == eventsource.Disconnected })]
+	if lost.Err == nil || !strings.Contains(lost.Err.Error(), c.want) {
+		t.Errorf("lost with %v, want %q in it", lost.Err, c.want)
+	}
+	p := newPublisher(t, rabbit.URL("carbon"))
+	p.text("throttleData", "after")
+	p.text("notification", "after")
+	r.Await(t, "messages after the reconnect", 10*time.Second, func() bool { return len(r.Bodies()) == 2 })
+}
+
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	rabbit := harness.Shared(t)
 	good := broker(t, rabbit.Address(), "/carbon")
 	for _, c := range []struct {
@@ -237,6 +256,7 @@ func TestRefusals(t *testing.T) {
 		{"unknown virtual host", func(b *brokerurl.Broker) { b.VHost = "/nowhere" }, "NOT_ALLOWED"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			bad := good
 			c.change(&bad)
 			proxy := harness.StartProxy(t, rabbit.Address())
