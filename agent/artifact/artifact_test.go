@@ -20,6 +20,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) {
+	flag.Set("rapid.checks", "25") // each case works on files; the command line may ask for more
 	flag.Parse()
 	goleak.VerifyTestMain(m)
 }

@@ -62,9 +62,17 @@ type Folder struct {
 
 // known is what was made of one path.
 type known struct {
-	stamp  string // of the content, by names, sizes and times
+	stamp  stamp
 	api    *definition.API
 	faults Faults
+}
+
+// stamp tells one state of a definition from another.
+type stamp struct {
+	meta    string // names, sizes and times of the files
+	content string // hash of what is read of them
+	// fresh: a file was so new that it could change again without its time showing it. The content decides then.
+	fresh bool
 }
 
 // NewFolder returns a folder that was not read yet.
@@ -98,12 +106,14 @@ func (f *Folder) scan() (Result, bool) {
 	now := make(map[string]known, len(paths))
 	var r Result
 	for _, p := range paths {
-		stamp := stampOf(p)
 		k, seen := f.known[p]
-		if !seen || k.stamp != stamp {
+		state, same := k.stamp.next(p)
+		if seen && same {
+			k.stamp = state
+		} else {
 			changed = true
 			api, err := FromPath(p, f.opt.Read)
-			next := known{stamp: stamp, api: api}
+			next := known{stamp: state, api: api}
 			if err != nil {
 				next.faults = FaultsOf(p, err)
 				next.api = k.api
@@ -188,24 +198,49 @@ func derivedUUID(a *definition.API) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
 }
 
-// stampOf tells one state of a file or project folder from another.
-func stampOf(p string) string {
-	h := sha256.New()
-	filepath.WalkDir(p, func(name string, e fs.DirEntry, err error) error {
+// freshFor is longer than the steps in which any file system counts time.
+const freshFor = 2 * time.Second
+
+// next returns the state of a definition now, and whether it is the state that s was taken of.
+func (s stamp) next(p string) (now stamp, same bool) {
+	var newest time.Time
+	meta := sha256.New()
+	var files []string
+	walk(p, func(name string, e fs.DirEntry, err error) error {
 		if err != nil {
-			fmt.Fprintf(h, "%s %v\n", name, err)
+			fmt.Fprintf(meta, "%s %v\n", name, err)
 			return nil
 		}
-		if info, err := os.Stat(name); err != nil {
-			fmt.Fprintf(h, "%s %v\n", name, err)
-		} else if !info.IsDir() {
-			fmt.Fprintf(h, "%s %d %d\n", name, info.Size(), info.ModTime().UnixNano())
-		} else {
-			fmt.Fprintf(h, "%s/\n", name)
+		if e.IsDir() || name != p && !isWanted(filepath.ToSlash(strings.TrimPrefix(name, p))) {
+			return nil
+		}
+		info, err := os.Stat(name)
+		if err != nil {
+			fmt.Fprintf(meta, "%s %v\n", name, err)
+			return nil
+		}
+		fmt.Fprintf(meta, "%s %v %d %d\n", name, info.Mode(), info.Size(), info.ModTime().UnixNano())
+		if info.ModTime().After(newest) {
+			newest = info.ModTime()
+		}
+		if info.Mode().IsRegular() && info.Size() <= maxAllBytes {
+			files = append(files, name)
 		}
 		return nil
 	})
-	return hex.EncodeToString(h.Sum(nil))
+	now = stamp{meta: hex.EncodeToString(meta.Sum(nil)), fresh: time.Since(newest) < freshFor}
+	if now.meta == s.meta && !s.fresh {
+		now.content = s.content
+		return now, true
+	}
+	content := sha256.New()
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		fmt.Fprintf(content, "%s %d %v\n", name, len(text), err)
+		content.Write(text)
+	}
+	now.content = hex.EncodeToString(content.Sum(nil))
+	return now, now.content == s.content
 }
 
 // Watch reads the folder whenever it changes, and slowly in between, and calls onChange with each result that differs from
@@ -278,7 +313,7 @@ func (f *Folder) Watch(ctx context.Context, onChange func(Result)) {
 // watchAll asks for notices of a folder and all in it.
 func watchAll(w *fsnotify.Watcher, dir string) error {
 	var first error
-	filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+	walk(dir, func(p string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() {
 			return nil
 		}

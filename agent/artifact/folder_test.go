@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
+	"pgregory.net/rapid"
 )
 
 const smallAPI = `openapi: 3.0.0
@@ -177,5 +179,122 @@ func TestFolderWatch(t *testing.T) {
 			os.Remove(filepath.Join(dir, "a.yaml"))
 			expect("b", "changed")
 		})
+	}
+}
+
+func TestFolderFollowsLinks(t *testing.T) {
+	dir := t.TempDir()
+	real := filepath.Join(dir, "real")
+	// As a mounted configuration map: files are links into a hidden folder.
+	write(t, real, "..data/a.yaml", small("a"))
+	if err := os.Symlink("..data/a.yaml", filepath.Join(real, "a.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(dir, "elsewhere"), os.DirFS("testdata/good/PizzaOrders-1.0.0")); err != nil {
+		t.Fatal(err)
+	}
+	os.Symlink("../elsewhere", filepath.Join(real, "pizza"))
+	os.Symlink(".", filepath.Join(real, "circle"))
+	os.Symlink("real", filepath.Join(dir, "link"))
+	f := NewFolder(FolderOptions{Dir: filepath.Join(dir, "link"), Logger: zerolog.Nop()})
+	if r := f.Scan(); !cmp.Equal([]string{"a", "PizzaOrders"}, names(r)) || len(r.Faults) > 0 {
+		t.Errorf("%v, %v, %v", names(r), r.Faults, r.Err)
+	}
+	write(t, real, "..data/a.yaml", small("b"))
+	if r := f.Scan(); !cmp.Equal([]string{"b", "PizzaOrders"}, names(r)) {
+		t.Errorf("after a change behind a link: %v, %v", names(r), r.Faults)
+	}
+}
+
+// TestFolderModel drives a folder at random and compares it with what it should serve: of each file that is there, the
+// last good version since it came.
+func TestFolderModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp("", "gatehouse-folder-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		f := NewFolder(FolderOptions{Dir: dir, Logger: zerolog.Nop()})
+		type state struct {
+			good  string // version that is served, "" when there was none
+			wrong bool
+		}
+		model := map[string]state{}
+		version := 0
+		file := rapid.SampledFrom([]string{"a", "b", "c", "d"})
+		put := func(name, text string) {
+			if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		scan := func() {
+			r := f.Scan()
+			got := map[string]state{}
+			for _, a := range r.APIs {
+				got[a.Name] = state{good: a.Version}
+			}
+			for _, x := range r.Faults {
+				name := strings.TrimSuffix(filepath.Base(x.File), ".yaml")
+				got[name] = state{good: got[name].good, wrong: true}
+			}
+			if len(got) != len(model) {
+				t.Fatalf("serves %v, want %v", got, model)
+			}
+			for name, want := range model {
+				if got[name] != want {
+					t.Fatalf("%s is %+v, want %+v", name, got[name], want)
+				}
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"good": func(t *rapid.T) {
+				name := file.Draw(t, "file")
+				version++
+				v := fmt.Sprintf("%04d", version)
+				put(name, strings.Replace(small(name), `version: "1"`, `version: "`+v+`"`, 1))
+				model[name] = state{good: v}
+				scan()
+			},
+			"wrong": func(t *rapid.T) {
+				name := file.Draw(t, "file")
+				put(name, strings.Replace(small(name), "https://", "htps://", 1))
+				model[name] = state{good: model[name].good, wrong: true}
+				scan()
+			},
+			"remove": func(t *rapid.T) {
+				name := file.Draw(t, "file")
+				os.Remove(filepath.Join(dir, name+".yaml"))
+				delete(model, name)
+				scan()
+			},
+			"away and back": func(t *rapid.T) {
+				if err := os.Rename(dir, dir+".away"); err != nil {
+					t.Fatal(err)
+				}
+				if r := f.Scan(); r.Err == nil {
+					t.Fatal("no error for a folder that is away")
+				}
+				if err := os.Rename(dir+".away", dir); err != nil {
+					t.Fatal(err)
+				}
+				scan()
+			},
+			"": func(t *rapid.T) { scan() },
+		})
+	})
+}
+
+func TestTouchingAFileReadsNothingAnew(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a.yaml", small("a"))
+	f := NewFolder(FolderOptions{Dir: dir, Logger: zerolog.Nop()})
+	before := f.Scan()
+	later := time.Now().Add(time.Minute)
+	if err := os.Chtimes(filepath.Join(dir, "a.yaml"), later, later); err != nil {
+		t.Fatal(err)
+	}
+	if after, changed := f.scan(); changed || after.APIs[0] != before.APIs[0] {
+		t.Errorf("changed is %v", changed)
 	}
 }

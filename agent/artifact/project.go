@@ -184,11 +184,27 @@ func isProject(dir string) bool {
 	return false
 }
 
+// walk is filepath.WalkDir that also enters root when it is a link to a folder.
+func walk(root string, f fs.WalkDirFunc) error {
+	link, err := os.Lstat(root)
+	target, statErr := os.Stat(root)
+	if err == nil && statErr == nil && link.Mode()&fs.ModeSymlink != 0 && target.IsDir() {
+		through := root + string(filepath.Separator)
+		return filepath.WalkDir(through, func(p string, e fs.DirEntry, err error) error {
+			if p == through {
+				p = root
+			}
+			return f(p, e, err)
+		})
+	}
+	return filepath.WalkDir(root, f)
+}
+
 // definitions lists what a folder of definitions holds: OpenAPI files, zips and project folders, in order. Hidden files
 // and folders are passed over; other folders are looked into.
 func definitions(dir string) ([]string, error) {
 	var out []string
-	err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+	err := walk(dir, func(p string, e fs.DirEntry, err error) error {
 		if err != nil {
 			if p == dir {
 				return err
@@ -209,6 +225,14 @@ func definitions(dir string) ([]string, error) {
 			}
 			return nil
 		}
+		if e.Type()&fs.ModeSymlink != 0 {
+			if info, err := os.Stat(p); err == nil && info.IsDir() {
+				if isProject(p) {
+					out = append(out, p)
+				}
+				return nil // other folders that are linked to may lead in circles
+			}
+		}
 		switch strings.ToLower(filepath.Ext(p)) {
 		case ".yaml", ".yml", ".json", ".zip":
 			out = append(out, p)
@@ -225,7 +249,8 @@ func definitions(dir string) ([]string, error) {
 // wanted are the files of a project that are read, by the end of their path.
 var wanted = []string{"api.yaml", "api.yml", "api.json", "definitions/swagger.yaml", "definitions/swagger.yml", "definitions/swagger.json",
 	"definitions/openapi.yaml", "definitions/openapi.yml", "definitions/openapi.json", "meta-information/swagger.yaml", "meta-information/swagger.json",
-	"deployment_environments.yaml", "deployment_environments.yml", "deployment_environments.json"}
+	"deployment_environments.yaml", "deployment_environments.yml", "deployment_environments.json",
+	"endpoint_certificates.yaml", "endpoint_certificates.yml", "endpoint_certificates.json"}
 
 func isWanted(name string) bool {
 	name = "/" + strings.ToLower(name)
@@ -279,7 +304,7 @@ func unzip(data []byte, most int64) (map[string][]byte, error) {
 func readFolder(dir string) (map[string][]byte, error) {
 	files := make(map[string][]byte)
 	seen := 0
-	err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+	err := walk(dir, func(p string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return fmt.Errorf("%s: %s", p, reason(err))
 		}
@@ -373,6 +398,11 @@ func fromFiles(name string, files map[string][]byte, opts Options) (*definition.
 				}
 				b.opts.Deployments = append(b.opts.Deployments, Deployment{env.text(), it.get("deploymentVhost").text()})
 			}
+		}
+	}
+	if f := pick(files, "endpoint_certificates.yaml", "endpoint_certificates.yml", "endpoint_certificates.json"); f != "" {
+		if doc, ok := parse(where(f), files[f], r); ok && len(doc.top().get("data").items()) > 0 {
+			doc.top().get("data").note("certificates of endpoints have no effect here; put their authority into ca_file of [upstream.tls]")
 		}
 	}
 	if !readable {
