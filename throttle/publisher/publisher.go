@@ -315,11 +315,26 @@ func (e *endpoint) may() (ok bool, changed <-chan struct{}) {
 	return true, g.changed
 }
 
+// retry gives the waits between attempts: from the smallest, doubling, to the largest, each a fifth more or less.
+type retry struct {
+	b       *backoff.ExponentialBackOff
+	longest time.Duration
+}
+
+func newRetry(shortest, longest time.Duration) *retry {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval, b.Multiplier, b.RandomizationFactor = shortest, longest, 2, 0.2
+	b.Reset()
+	return &retry{b, longest}
+}
+
+func (r *retry) next() time.Duration { return min(r.b.NextBackOff(), r.longest) }
+
+func (r *retry) reset() { r.b.Reset() }
+
 func (e *endpoint) run(ctx context.Context) {
 	p := e.g.p
-	wait := backoff.NewExponentialBackOff()
-	wait.InitialInterval, wait.MaxInterval, wait.Multiplier, wait.RandomizationFactor = p.o.RetryMin, p.o.RetryMax, 2, 0.2
-	wait.Reset()
+	wait := newRetry(p.o.RetryMin, p.o.RetryMax)
 	connector, connects := e.Sender.(interface {
 		Connect(ctx context.Context) error
 	})
@@ -343,7 +358,7 @@ func (e *endpoint) run(ctx context.Context) {
 			}
 			err := e.Sender.Send(ctx, throttle.Batch{Body: b.body, Events: b.events})
 			if err == nil {
-				wait.Reset()
+				wait.reset()
 				e.recovered()
 				e.published.Add(uint64(b.events))
 				p.published.Add(float64(b.events))
@@ -387,13 +402,13 @@ func (e *endpoint) recovered() {
 }
 
 // failed marks the endpoint as down and waits for the next attempt; false means that the publisher ends.
-func (e *endpoint) failed(ctx context.Context, err error, wait *backoff.ExponentialBackOff) bool {
+func (e *endpoint) failed(ctx context.Context, err error, wait *retry) bool {
 	p := e.g.p
 	if ctx.Err() != nil {
 		return false
 	}
 	e.set(down, err)
-	pause := wait.NextBackOff()
+	pause := wait.next()
 	if now := time.Now(); now.Sub(e.lastLog) >= time.Minute {
 		e.lastLog = now
 		p.o.Logger.Warn().Err(err).Str("endpoint", e.Name).Dur("retry_in", pause).

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
+	"pgregory.net/rapid"
 
 	"gatehouse/throttle"
 	"gatehouse/throttle/databridge"
@@ -565,6 +566,23 @@ func TestNoEventIsLostOrDoubled(t *testing.T) {
 	if len(seen) != 8000 {
 		t.Errorf("%d events", len(seen))
 	}
+}
+
+func TestRetryWaits(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		shortest := time.Duration(rapid.Int64Range(1, int64(time.Minute)).Draw(t, "shortest"))
+		longest := shortest + time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "more"))
+		r := newRetry(shortest, longest)
+		for i := range rapid.IntRange(1, 200).Draw(t, "failures") {
+			if d := r.next(); d <= 0 || d > longest {
+				t.Fatalf("wait %d is %s, at most %s", i, d, longest)
+			}
+		}
+		r.reset()
+		if d := r.next(); d > shortest+shortest/4+1 {
+			t.Fatalf("first wait after a success is %s", d)
+		}
+	})
 }
 
 func TestDialMakesAClientForEachURL(t *testing.T) {
