@@ -118,8 +118,8 @@ func (x *expander) expand(text string, f *field) (expanded, *problem) {
 		if p != nil {
 			return expanded{}, p
 		}
-		if f.kind == takesURL && inUserPart(pieces, i) {
-			value = strings.ReplaceAll(url.QueryEscape(value), "+", "%20")
+		if f.kind == takesURL {
+			value = inURL(pieces, i, value)
 		}
 		b.WriteString(value)
 		replaced = true
@@ -130,9 +130,9 @@ func (x *expander) expand(text string, f *field) (expanded, *problem) {
 	return expanded{text: b.String(), replaced: replaced}, nil
 }
 
-// inUserPart is whether piece i stands between "://" and the "@" of a URL, where a password may hold any character and
-// has to be percent-encoded.
-func inUserPart(pieces []piece, i int) bool {
+// inURL percent-encodes what is inserted as piece i of a URL where that stands in the user part, between "://" and "@": a
+// password may hold any character. A value that is user and password in one keeps the colon between them.
+func inURL(pieces []piece, i int, value string) string {
 	before, after := "", ""
 	for j, p := range pieces {
 		if j < i {
@@ -141,9 +141,19 @@ func inUserPart(pieces []piece, i int) bool {
 			after += p.literal
 		}
 	}
-	_, user, found := strings.Cut(before, "://")
-	return found && !strings.ContainsAny(user, "/?@") && strings.Contains(after, "@")
+	_, user, hasScheme := strings.Cut(before, "://")
+	rest, _, hasAt := strings.Cut(after, "@")
+	if !hasScheme || strings.ContainsAny(user, "/?@") || !hasAt {
+		return value
+	}
+	name, secret, both := strings.Cut(value, ":")
+	if both && !strings.Contains(user+rest, ":") {
+		return percentEncode(name) + ":" + percentEncode(secret)
+	}
+	return percentEncode(value)
 }
+
+func percentEncode(text string) string { return strings.ReplaceAll(url.QueryEscape(text), "+", "%20") }
 
 func (x *expander) value(part piece, f *field) (string, *problem) {
 	switch part.kind {

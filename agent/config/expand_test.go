@@ -23,7 +23,7 @@ func TestReplacement(t *testing.T) {
 	dir := newFolder(t)
 	env := map[string]string{
 		"REALM": "shop", "LEVEL": "debug", "COUNT": "7", "LABELS": "A, B", "TRICK": "$env{REALM}${REALM}$ref{gateway.realm}$file{secret.txt}",
-		"ODD": "p@ss/w?rd%41:'x", "PORT": ":8080", "AGE": "2h", "FLAG": "true", "RATIO": "0.25", "SECONDS": "60",
+		"ODD": "p@ss/w?rd%41:'x", "PORT": ":8080", "AGE": "2h", "FLAG": "true", "RATIO": "0.25", "SECONDS": "60", "BOTH": "relay:p:@ss",
 	}
 	for _, c := range []struct {
 		name, text string
@@ -53,6 +53,10 @@ func TestReplacement(t *testing.T) {
 		{
 			"a password in the user part of a URL is encoded", "[relay]\nnats_url = \"nats://relay:$env{ODD}@nats:4222\"",
 			func(c *Config) any { return c.Relay.NATSURL.Reveal() }, "nats://relay:p%40ss%2Fw%3Frd%2541%3A%27x@nats:4222",
+		},
+		{
+			"user and password in one variable", "[relay]\nnats_url = \"nats://$env{BOTH}@nats:4222\"",
+			func(c *Config) any { return c.Relay.NATSURL.Reveal() }, "nats://relay:p%3A%40ss@nats:4222",
 		},
 		{
 			"elsewhere in a URL it is not", "[relay]\nnats_url = \"nats://$env{REALM}:4222\"",
