@@ -216,7 +216,7 @@ func (b *builder) context() {
 			a.DefaultContext = rest
 		} else {
 			a.IsDefault = false
-			b.report.note("%s: isDefaultVersion has no effect since the context %s does not end with the version", b.name, context)
+			b.report.note("isDefaultVersion has no effect since the context %s does not end with the version", context)
 		}
 	}
 	if tenant, ok := strings.CutPrefix(context, "/t/"); ok {

@@ -274,7 +274,11 @@ func (v value) missing(key, want, format string, args ...any) {
 
 func (v value) note(format string, args ...any) {
 	line, _ := v.line()
-	v.doc.report.note("%s:%d: %s: %s", v.doc.file, line, v.path(), fmt.Sprintf(format, args...))
+	place := fmt.Sprintf("line %d", line)
+	if file, inside := strings.CutPrefix(v.doc.file, strings.TrimSuffix(v.doc.report.name, "/")+"/"); inside {
+		place = fmt.Sprintf("%s:%d", file, line)
+	}
+	v.doc.report.note("%s: %s: %s", place, v.path(), fmt.Sprintf(format, args...))
 }
 
 func short(s string) string {

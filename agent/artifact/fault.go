@@ -70,6 +70,7 @@ func FaultsOf(file string, err error) Faults {
 
 // report collects the faults and notes of one definition.
 type report struct {
+	name   string // of the project or file, which notes leave out
 	faults Faults
 	notes  []string
 }

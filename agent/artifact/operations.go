@@ -309,7 +309,7 @@ func (b *builder) settle(op *definition.Operation, alternatives [][]definition.C
 		names = append(names, strings.Join(kinds, " with "))
 	}
 	op.Unavailable = "it asks for " + strings.Join(names, " or ") + ", which this release does not check"
-	b.report.note("%s: some operations %s: every request to them is refused", b.name, strings.Replace(op.Unavailable, "it asks", "ask", 1))
+	b.report.note("some operations %s: every request to them is refused", strings.Replace(op.Unavailable, "it asks", "ask", 1))
 }
 
 // operations reads the paths of the OpenAPI document, then what api.yaml says of them.
@@ -377,13 +377,16 @@ func (b *builder) operations() {
 		})
 	})
 	b.metaOperations(index, same)
+	if b.prototyped {
+		b.report.note("the API is a prototype: its operations need no credential")
+	}
 	for i := range b.api.Operations {
 		b.settle(&b.api.Operations[i], b.how[i].alternatives)
 	}
 	if b.api.Type == "GRAPHQL" {
 		// Its operations are QUERY and MUTATION within one POST: without reading the query their scopes and tiers cannot be
 		// kept, so no request is let through.
-		b.report.note("%s: GraphQL APIs are known but not served by this release: requests to %s are answered 404", b.name, b.api.Context)
+		b.report.note("GraphQL APIs are known but not served by this release: requests to %s are answered 404", b.api.Context)
 		b.api.Operations = nil
 		return
 	}

@@ -75,7 +75,7 @@ func FromZip(name string, data []byte, opts Options) (*definition.API, error) {
 
 // FromBytes reads a lone OpenAPI document. The error is Faults.
 func FromBytes(name string, data []byte, opts Options) (*definition.API, error) {
-	r := &report{}
+	r := &report{name: name}
 	doc, ok := parse(name, data, r)
 	if !ok {
 		return nil, r.err()
@@ -355,7 +355,7 @@ func pick(files map[string][]byte, names ...string) string {
 
 // fromFiles builds the definition of a project.
 func fromFiles(name string, files map[string][]byte, opts Options) (*definition.API, error) {
-	r := &report{}
+	r := &report{name: name}
 	b := &builder{opts: opts, report: r, name: name}
 	where := func(f string) string { return strings.TrimSuffix(name, "/") + "/" + f }
 	metaFile := pick(files, "api.yaml", "api.yml", "api.json")
