@@ -64,9 +64,10 @@ type Source struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	mu      sync.Mutex
-	flight  *flight
-	asked   time.Time // last fetch for an unknown key ID
+	mu     sync.Mutex
+	flight *flight
+	// asked is when a request last caused a fetch: for an unknown key ID, and because there were no keys at all.
+	asked   struct{ unknown, none time.Time }
 	unknown map[string]time.Time
 	state   State
 }
@@ -120,9 +121,15 @@ func New(o Options) (*Source, error) {
 
 // Start begins to fetch in the background until Close.
 func (s *Source) Start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return
+	}
+	first := s.begin()
 	s.wg.Go(func() {
-		for {
-			err := s.fetch(s.ctx)
+		<-first.done
+		for err := first.err; ; err = s.fetch(s.ctx) {
 			s.mu.Lock()
 			wait := s.state.refresh
 			if err != nil {
@@ -174,7 +181,7 @@ func (s *Source) Await(ctx context.Context) (*Set, error) {
 	if set := s.Current(s.now()); set != nil {
 		return set, nil
 	}
-	_, err := s.ask(ctx, "")
+	_, err := s.ask(ctx, "", &s.asked.none)
 	if set := s.Current(s.now()); set != nil {
 		return set, nil
 	}
@@ -193,7 +200,7 @@ func (s *Source) Await(ctx context.Context) (*Set, error) {
 // UnknownKeyPause of the last such fetch, or UnknownKeyMemory of the same key ID, it fetches nothing. Requests that come
 // while a fetch is under way wait for that one.
 func (s *Source) RefreshFor(ctx context.Context, kid string) (*Set, error) {
-	fetched, err := s.ask(ctx, kid)
+	fetched, err := s.ask(ctx, kid, &s.asked.unknown)
 	set := s.Current(s.now())
 	// Only a fetch proves that the server does not know the key ID either.
 	if fetched && set != nil && kid != "" && len(set.ByID(kid)) == 0 {
@@ -221,8 +228,8 @@ func (s *Source) remember(kid string) {
 	}
 }
 
-// ask joins or begins a fetch unless one for an unknown key was made lately; fetched says that one ended well.
-func (s *Source) ask(ctx context.Context, kid string) (fetched bool, err error) {
+// ask joins or begins a fetch, unless a request caused one for the same reason lately; fetched says that one ended well.
+func (s *Source) ask(ctx context.Context, kid string, last *time.Time) (fetched bool, err error) {
 	now := s.now()
 	s.mu.Lock()
 	if t, known := s.unknown[kid]; known && kid != "" {
@@ -234,11 +241,11 @@ func (s *Source) ask(ctx context.Context, kid string) (fetched bool, err error) 
 	}
 	f := s.flight
 	if f == nil {
-		if !s.asked.IsZero() && now.Sub(s.asked) < UnknownKeyPause {
+		if !last.IsZero() && now.Sub(*last) < UnknownKeyPause {
 			s.mu.Unlock()
 			return false, nil
 		}
-		s.asked = now
+		*last = now
 		f = s.begin()
 	}
 	s.mu.Unlock()

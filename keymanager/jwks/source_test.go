@@ -326,7 +326,7 @@ func TestCloseEndsAFetch(t *testing.T) {
 	if d := time.Since(at); d > 2*time.Second {
 		t.Errorf("Close took %v", d)
 	}
-	if _, err := src.ask(context.Background(), ""); err == nil {
+	if _, err := src.ask(context.Background(), "", &src.asked.none); err == nil {
 		t.Error("a closed source fetches")
 	}
 }

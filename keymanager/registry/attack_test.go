@@ -290,8 +290,6 @@ func TestECDSASignatureForms(t *testing.T) {
 func TestTimes(t *testing.T) {
 	f := newFixture(t)
 	now := f.clock.now().Unix()
-	num := json.Number("")
-	_ = num
 	tests := []struct {
 		name  string
 		claim string
