@@ -149,6 +149,7 @@ func (w *Watcher) reload() (*Config, error) {
 	w.generations.Set(float64(w.number))
 	w.reloads.WithLabelValues("changed").Inc()
 	w.opts.Logger.Info().Strs("changed", changed.Changed).Strs("files", changed.Files).Int("generation", w.number).Msg("configuration reloaded")
+	next.source.Log(w.opts.Logger)
 	if len(changed.Restart) > 0 {
 		w.opts.Logger.Warn().Strs("keys", changed.Restart).Msg("these changes of the configuration take effect with the next restart")
 	}

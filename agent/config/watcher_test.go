@@ -91,7 +91,7 @@ func (w watched) level() string {
 
 func TestReloadTakesAChangedFile(t *testing.T) {
 	w := watch(t, "[log]\nlevel = \"info\"\n", false)
-	writeFile(t, w.path, []byte("[log]\nlevel = \"debug\"\n[listener]\nhttp = \":8080\"\n"))
+	writeFile(t, w.path, []byte("[log]\nlevel = \"debug\"\n[listener]\nhttp = \":8080\"\n[upstream.tls]\nskip_ssl_verification = true\n[apim.cache.resource]\nenable = true\n"))
 	got, err := w.Reload()
 	if err != nil {
 		t.Fatal(err)
@@ -100,10 +100,10 @@ func TestReloadTakesAChangedFile(t *testing.T) {
 		t.Errorf("level %q, in force %q", got.Log.Level, w.level())
 	}
 	r := <-w.reloads
-	if diff := cmp.Diff([]string{"listener.http", "log.level"}, r.Changed); diff != "" {
+	if diff := cmp.Diff([]string{"listener.http", "upstream.tls.skip_ssl_verification", "log.level"}, r.Changed); diff != "" {
 		t.Errorf("changed (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"listener.http"}, r.Restart); diff != "" {
+	if diff := cmp.Diff([]string{"listener.http", "upstream.tls.skip_ssl_verification"}, r.Restart); diff != "" {
 		t.Errorf("restart (-want +got):\n%s", diff)
 	}
 	if r.Old.Log.Level != "info" || r.New != got || !r.Source.Written("listener.http") {
@@ -111,6 +111,14 @@ func TestReloadTakesAChangedFile(t *testing.T) {
 	}
 	if log := w.log.String(); !strings.Contains(log, "take effect with the next restart") || !strings.Contains(log, "listener.http") {
 		t.Errorf("the log does not name what needs a restart:\n%s", log)
+	}
+	for _, want := range []string{
+		`"level":"warn","file":"` + w.path + `","line":6,"key":"upstream.tls.skip_ssl_verification"`,
+		`"level":"info","file":"` + w.path + `","line":7,"key":"apim.cache.resource","message":"without effect: resources are in memory"`,
+	} {
+		if !strings.Contains(w.log.String(), want) {
+			t.Errorf("the log lacks the note %s:\n%s", want, w.log)
+		}
 	}
 	families, err := w.registry.Gather()
 	if err != nil {

@@ -31,7 +31,9 @@ func newValidateCommand(streams ioStreams) *cobra.Command {
 		Use:   "validate [-c gatehouse.toml] [PATH…]",
 		Short: "Check a configuration and API projects, naming each fault with file, line, key and what would be right",
 		Long: "Checks a configuration file, and the OpenAPI files, project folders and zips named as arguments. Prints a line for each, or\n" +
-			"its faults, and exits with status 2 if any has a fault. Without -c, gatehouse.toml is checked where it exists.",
+			"its faults, and exits with status 2 if any has a fault. Without -c, gatehouse.toml is checked where it exists.\n\n" +
+			"With --output json the result is a list of objects: path, ok, api and operations of an API, faults (file, line, column, key,\n" +
+			"value, problem, fix) and notes.",
 		Example: "  gatehouse validate -c /etc/gatehouse/gatehouse.toml\n  gatehouse validate apis/petstore.yaml apis/orders.zip",
 	}
 	path := command.Flags().StringP("config", "c", "", "configuration file (default gatehouse.toml, where it exists)")
