@@ -70,6 +70,7 @@ type Checker struct {
 type scratch struct {
 	keys   key.Keys
 	custom []byte
+	named  named
 }
 
 // New returns a Checker over the given parts.
@@ -236,7 +237,51 @@ func (c *Checker) Publish(r *throttle.Request, now int64) {
 		return
 	}
 	s := c.scratch.Get().(*scratch)
-	c.fill(&s.keys, r)
+	advanced := c.fill(&s.keys, r)
+	if given := r.Attributes; given != nil && advanced != nil {
+		if _, lists := given.(throttle.AttributeSource); !lists {
+			s.named = named{given, advanced}
+			r.Attributes = &s.named
+			c.o.Publisher.Enqueue(r, &s.keys, now)
+			r.Attributes, s.named = given, named{}
+			c.scratch.Put(s)
+			return
+		}
+	}
 	c.o.Publisher.Enqueue(r, &s.keys, now)
 	c.scratch.Put(s)
+}
+
+// named lists, of attributes that cannot list themselves, those that the conditions of the request's policy look at: the
+// traffic manager needs them to tell which condition group to count the request under.
+type named struct {
+	throttle.Attributes
+	p *policy.Compiled
+}
+
+// VisitHeaders implements throttle.AttributeSource.
+func (n *named) VisitHeaders(v throttle.AttributeVisitor) {
+	for _, name := range n.p.Headers {
+		for _, value := range n.Header(name) {
+			v.VisitAttribute(name, value)
+		}
+	}
+}
+
+// VisitQuery implements throttle.AttributeSource.
+func (n *named) VisitQuery(v throttle.AttributeVisitor) {
+	for _, name := range n.p.Query {
+		for _, value := range n.Query(name) {
+			v.VisitAttribute(name, value)
+		}
+	}
+}
+
+// VisitClaims implements throttle.AttributeSource.
+func (n *named) VisitClaims(v throttle.AttributeVisitor) {
+	for _, name := range n.p.Claims {
+		if value := n.Claim(name); value != "" {
+			v.VisitAttribute(name, value)
+		}
+	}
 }

@@ -174,6 +174,47 @@ func TestPublishedKeyIsLookedUp(t *testing.T) {
 	}
 }
 
+// collector is a publisher that keeps the listed attributes of a request.
+type collector struct {
+	attributes throttle.Attributes
+	lines      []string
+}
+
+func (c *collector) VisitAttribute(name, value string) { c.lines = append(c.lines, name+"="+value) }
+
+func (c *collector) Enqueue(r *throttle.Request, _ *key.Keys, _ int64) {
+	c.attributes, c.lines = r.Attributes, nil
+	if src, ok := r.Attributes.(throttle.AttributeSource); ok {
+		src.VisitHeaders(c)
+		src.VisitQuery(c)
+		src.VisitClaims(c)
+	}
+}
+
+// TestAttributesOfThePolicyArePublished although the request's attributes cannot list themselves.
+func TestAttributesOfThePolicyArePublished(t *testing.T) {
+	col := &collector{}
+	c, p := build(func(o *Options) { o.Publisher = col })
+	r := request()
+	given := attributes{header: map[string]string{"x-client": "mobile-7", "x-other": "1"}, query: map[string]string{"tier": "free"}, claim: map[string]string{"plan": "trial"}}
+	r.Attributes = given
+	c.Publish(r, now)
+	if len(col.lines) != 0 {
+		t.Errorf("without a policy: %v", col.lines)
+	}
+	p.policies.Put(throttle.Policy{Kind: throttle.PolicyAPI, Name: "10KPerMin", Tenant: "carbon.super", Groups: []throttle.ConditionGroup{
+		{ID: 1, Conditions: []throttle.Condition{{Type: "Header", Name: "x-client", Value: "m"}, {Type: "Header", Name: "x-missing", Value: "m"}}},
+		{ID: 2, Conditions: []throttle.Condition{{Type: "QueryParameterType", Name: "tier", Value: "f"}, {Type: "JWTClaims", Name: "plan", Value: "t"}, {Type: "JWTClaims", Name: "none", Value: "t"}}},
+	}})
+	c.Publish(r, now)
+	if diff := cmp.Diff([]string{"x-client=mobile-7", "tier=free", "plan=trial"}, col.lines); diff != "" {
+		t.Error(diff)
+	}
+	if _, changed := r.Attributes.(*named); changed {
+		t.Error("the request keeps the checker's memory")
+	}
+}
+
 func TestHitNothingAllocatesNothing(t *testing.T) {
 	c, r := loaded()
 	c.Check(r, now)

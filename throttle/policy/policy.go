@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -30,6 +31,29 @@ type name struct {
 type Compiled struct {
 	throttle.Policy
 	Conditions []condition.Group
+	// Headers, Query and Claims are the names that the conditions look at, each once, in order.
+	Headers, Query, Claims []string
+}
+
+func compile(p throttle.Policy) *Compiled {
+	c := &Compiled{Policy: p, Conditions: condition.Compile(p.Groups)}
+	for _, g := range p.Groups {
+		for _, part := range g.Conditions {
+			switch strings.ToLower(part.Type) {
+			case "header":
+				c.Headers = append(c.Headers, part.Name)
+			case "queryparametertype":
+				c.Query = append(c.Query, part.Name)
+			case "jwtclaims":
+				c.Claims = append(c.Claims, part.Name)
+			}
+		}
+	}
+	for _, list := range []*[]string{&c.Headers, &c.Query, &c.Claims} {
+		slices.Sort(*list)
+		*list = slices.Compact(*list)
+	}
+	return c
 }
 
 // New returns an empty store.
@@ -50,7 +74,7 @@ func key(kind throttle.PolicyKind, tenant, n string) name {
 // means the super tenant.
 func (s *Store) Put(p throttle.Policy) (before *throttle.Policy) {
 	k := key(p.Kind, p.Tenant, p.Name)
-	c := &Compiled{Policy: p, Conditions: condition.Compile(p.Groups)}
+	c := compile(p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rows := maps.Clone(*s.rows.Load())
@@ -86,7 +110,7 @@ func (s *Store) ReplaceAll(kind throttle.PolicyKind, list []throttle.Policy) {
 	maps.DeleteFunc(rows, func(k name, _ *Compiled) bool { return k.kind == kind })
 	for _, p := range list {
 		p.Kind = kind
-		rows[key(kind, p.Tenant, p.Name)] = &Compiled{Policy: p, Conditions: condition.Compile(p.Groups)}
+		rows[key(kind, p.Tenant, p.Name)] = compile(p)
 	}
 	s.rows.Store(&rows)
 }

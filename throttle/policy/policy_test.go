@@ -40,9 +40,13 @@ func TestConditionsAreCompiled(t *testing.T) {
 	s.Put(throttle.Policy{Kind: throttle.PolicyAPI, Name: "P", Groups: []throttle.ConditionGroup{
 		{ID: 1, Conditions: []throttle.Condition{{Type: "Header", Name: "h", Value: "("}}},
 		{ID: 2, Conditions: []throttle.Condition{{Type: "IPSpecific", Value: "10.0.0.1"}}},
+		{ID: 3, Conditions: []throttle.Condition{{Type: "Header", Name: "h", Value: "a"}, {Type: "Header", Name: "a", Value: "a"}, {Type: "JWTClaims", Name: "c", Value: "a"}, {Type: "QueryParameterType", Name: "q", Value: "a"}}},
 	}})
 	c := s.Compiled(throttle.PolicyAPI, "", "P")
-	if len(c.Conditions) != 2 || c.Conditions[0].Inert == "" || c.Conditions[1].Inert != "" || c.Conditions[1].ID != 2 {
+	if diff := cmp.Diff([][]string{{"a", "h"}, {"q"}, {"c"}}, [][]string{c.Headers, c.Query, c.Claims}); diff != "" {
+		t.Error(diff)
+	}
+	if len(c.Conditions) != 3 || c.Conditions[0].Inert == "" || c.Conditions[1].Inert != "" || c.Conditions[1].ID != 2 {
 		t.Errorf("%+v", c.Conditions)
 	}
 }
