@@ -988,6 +988,13 @@ func (c *Changes) Decide(key string, throttled bool, expires time.Time, conditio
 	})
 }
 
+// Burst publishes n decisions at once, for the keys burst-0 to burst-(n-1).
+func (c *Changes) Burst(n int, expires time.Time) {
+	for i := range n {
+		c.Decide("burst-"+strconv.Itoa(i), true, expires, nil)
+	}
+}
+
 // Notify publishes a notification that belongs to no change of the model: unknown types, stale times.
 func (c *Changes) Notify(kind string, at time.Time, inner any) {
 	c.notify(kind, at.UnixMilli(), inner)

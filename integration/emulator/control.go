@@ -277,7 +277,7 @@ func (e *Emulator) controlMessage(q url.Values, _ *http.Request) (any, error) {
 
 func (e *Emulator) controlFault(q url.Values, _ *http.Request) (any, error) {
 	f := Fault{Path: q.Get("path"), Kind: FaultKind(q.Get("kind"))}
-	kinds := []FaultKind{FaultDelay, FaultStatus, FaultReset, FaultTruncate, FaultHang, FaultEmpty, FaultGarbage}
+	kinds := []FaultKind{FaultDelay, FaultStale, FaultStatus, FaultReset, FaultTruncate, FaultHang, FaultEmpty, FaultGarbage}
 	if !slices.Contains(kinds, f.Kind) {
 		return nil, fmt.Errorf("kind %q is not known: use one of %v", f.Kind, kinds)
 	}

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,6 +75,7 @@ type Emulator struct {
 	// missingFiles are APIs that the zip of artifacts names but lacks; overrides are endpoints of env_properties.json.
 	missingFiles map[string]bool
 	overrides    map[string]map[string]override
+	fixed        map[string]fixedAnswer
 
 	hub      *broker.Hub
 	counter  *counter
@@ -107,7 +109,7 @@ func New(o Options) (*Emulator, error) {
 	e := &Emulator{
 		profile: p, user: or(o.User, "admin"), vhost: or(o.VHost, "localhost"), announceOnHold: o.AnnounceOnHold,
 		expandNeeded: o.ExpandNeeded, gzip: o.Gzip, onError: o.OnError, m: newModel(), missingFiles: map[string]bool{},
-		overrides: map[string]map[string]override{}, backend: backend.New(), cert: cert, stopped: make(chan struct{}), counter: newCounter(),
+		overrides: map[string]map[string]override{}, fixed: map[string]fixedAnswer{}, backend: backend.New(), cert: cert, stopped: make(chan struct{}), counter: newCounter(),
 	}
 	e.users = map[string]string{e.user: or(o.Password, "admin")}
 	e.faults.once = map[*Fault]bool{}
@@ -155,7 +157,7 @@ func (e *Emulator) open(ctx context.Context, o Options) error {
 	}); err != nil {
 		return err
 	}
-	if e.hub.Embedded() {
+	if strings.HasPrefix(e.hub.URL(), "nats://") {
 		if e.requests, err = nats.Connect(e.hub.URL(), nats.Name("emulated traffic manager"), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond)); err != nil {
 			return fmt.Errorf("traffic manager: connect to NATS: %w", err)
 		}
@@ -302,6 +304,24 @@ func (e *Emulator) missing(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.missingFiles[id]
+}
+
+type fixedAnswer struct {
+	status int
+	kind   string
+	body   []byte
+}
+
+// SetAnswer makes a GET of an endpoint ("apis", "runtime-artifacts", …) answer with these bytes, whatever the database
+// holds and the query asks; a nil body ends that.
+func (e *Emulator) SetAnswer(endpoint string, status int, contentType string, body []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if body == nil {
+		delete(e.fixed, endpoint)
+		return
+	}
+	e.fixed[endpoint] = fixedAnswer{status, contentType, body}
 }
 
 type override struct {

@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"bytes"
 	"net"
 	"net/http"
 	"strings"
@@ -15,6 +16,8 @@ type FaultKind string
 const (
 	// FaultDelay answers rightly after Delay.
 	FaultDelay FaultKind = "delay"
+	// FaultStale works the answer out at once and delivers it after Delay: what it says may have changed meanwhile.
+	FaultStale FaultKind = "stale"
 	// FaultStatus answers with Status and an error body; 401 with its challenge.
 	FaultStatus FaultKind = "status"
 	// FaultReset resets the connection without an answer.
@@ -89,16 +92,9 @@ func (f *faults) next(path string) (Fault, bool) {
 func (e *Emulator) misbehave(f Fault, w http.ResponseWriter, r *http.Request) (http.ResponseWriter, bool) {
 	switch f.Kind {
 	case FaultDelay:
-		t := time.NewTimer(f.Delay)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-r.Context().Done():
-			return w, true
-		case <-e.stopped:
-			return w, true
-		}
-		return w, false
+		return w, !e.wait(r, f.Delay)
+	case FaultStale:
+		return &late{ResponseWriter: w, wait: func() bool { return e.wait(r, f.Delay) }}, false
 	case FaultStatus:
 		if f.Status == http.StatusUnauthorized {
 			unauthenticated(w)
@@ -176,3 +172,37 @@ func (t *truncated) Write(b []byte) (int, error) {
 }
 
 func (t *truncated) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+
+// wait lets time pass; false when the request or the emulator ended first.
+func (e *Emulator) wait(r *http.Request, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-r.Context().Done():
+	case <-e.stopped:
+	}
+	return false
+}
+
+// late keeps an answer back until flush.
+type late struct {
+	http.ResponseWriter
+	wait   func() bool
+	status int
+	body   bytes.Buffer
+}
+
+func (l *late) WriteHeader(status int)      { l.status = status }
+func (l *late) Write(b []byte) (int, error) { return l.body.Write(b) }
+
+func (l *late) flush() {
+	if !l.wait() {
+		panic(http.ErrAbortHandler)
+	}
+	if l.status != 0 {
+		l.ResponseWriter.WriteHeader(l.status)
+	}
+	_, _ = l.body.WriteTo(l.ResponseWriter) // the peer went away: nothing to tell it
+}
