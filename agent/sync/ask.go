@@ -26,10 +26,13 @@ type asks[K comparable, R any] struct {
 	mu   sync.Mutex
 	open map[K]*ask[R]
 	wake chan struct{}
+	// flying counts the questions that are under way, by entity; unnamed those whose entity the answer will tell.
+	flying  map[K]int
+	unnamed int
 }
 
 func newAsks[K comparable, R any]() *asks[K, R] {
-	return &asks[K, R]{open: make(map[K]*ask[R]), wake: make(chan struct{}, 1)}
+	return &asks[K, R]{open: make(map[K]*ask[R]), flying: make(map[K]int), wake: make(chan struct{}, 1)}
 }
 
 // ask makes the API Manager decide about k. Where it cannot be asked for one row, or too much is open, the list is
@@ -63,6 +66,37 @@ func (d *dataset[K, R]) askFor(k K, a *ask[R]) {
 	select {
 	case d.asks.wake <- struct{}{}:
 	default:
+	}
+}
+
+// underWay reports whether an answer about k is on its way: it may be older than what was learnt since.
+func (q *asks[K, R]) underWay(k K) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.unnamed > 0 || q.flying[k] > 0
+}
+
+// begin and end enclose a question; named is false when only the answer tells the entity.
+func (q *asks[K, R]) begin(k K, named bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if named {
+		q.flying[k]++
+	} else {
+		q.unnamed++
+	}
+}
+
+func (q *asks[K, R]) end(k K, named bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case !named:
+		q.unnamed--
+	case q.flying[k] <= 1:
+		delete(q.flying, k)
+	default:
+		q.flying[k]--
 	}
 }
 
@@ -108,6 +142,8 @@ func (d *dataset[K, R]) answer(ctx context.Context) {
 
 // askOnce asks about k and applies the answer.
 func (d *dataset[K, R]) askOnce(ctx context.Context, k K, a *ask[R]) (rows []R, err error) {
+	d.asks.begin(k, true)
+	defer d.asks.end(k, true)
 	var seq uint64
 	if !d.w.do(ctx, func() { seq = d.ledger.seq }) {
 		return nil, ctx.Err()

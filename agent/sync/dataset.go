@@ -347,7 +347,7 @@ func (d *dataset[K, R]) change(b *event.Base, k K, next func(cur *R) *R) outcome
 		d.doubt(d.e.opt.RefetchDelay)
 	}
 	if v == late {
-		if differs {
+		if differs || d.asks.underWay(k) {
 			d.ask(k, first(row, cur))
 		}
 		return outStale

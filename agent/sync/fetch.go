@@ -124,6 +124,8 @@ func (e *Engine) fetchSubscription(ctx context.Context, api *subscription.API, a
 	k := missKey{"subscription", decimal(app.ID) + ":" + decimal(api.ID) + ":" + app.UUID + ":" + api.UUID}
 	return e.fetchOnce(ctx, k, func(ctx context.Context) (bool, error) {
 		d := e.subscriptions
+		d.asks.begin(0, false)
+		defer d.asks.end(0, false)
 		var seq uint64
 		if !d.w.do(ctx, func() { seq = d.ledger.seq }) {
 			return false, ctx.Err()
