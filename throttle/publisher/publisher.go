@@ -93,7 +93,7 @@ type Publisher struct {
 	once     sync.Once
 
 	lastDropLog atomic.Int64 // ms
-	logged      atomic.Uint64
+	tooLarge    atomic.Bool  // said once
 
 	published, dropped, stale, rejected, failed prometheus.Counter
 }
@@ -192,6 +192,10 @@ func (p *Publisher) Enqueue(r *throttle.Request, k *key.Keys, now int64) {
 	if len(event)+4 > maxBody {
 		// Even without properties larger than a frame: nothing can be done with it.
 		p.rejected.Inc()
+		if p.tooLarge.CompareAndSwap(false, true) {
+			p.o.Logger.Error().Int("bytes", len(event)).Str("api", r.APIName).Str("path", r.APIContext).
+				Msg("a request event is larger than a frame and was left out; further ones are only counted")
+		}
 	} else {
 		for _, g := range p.groups {
 			if dropped := g.q.push(event); dropped > 0 {

@@ -297,6 +297,20 @@ func TestHugeAttributesNeverCostTheEvent(t *testing.T) {
 	}
 }
 
+func TestEventLargerThanAFrameIsLeftOut(t *testing.T) {
+	s := &sender{}
+	var log bytes.Buffer
+	p := start(t, Options{Groups: []Group{groupOf(false, s)}, Logger: zerolog.New(&log).Level(zerolog.ErrorLevel)})
+	big := request(strings.Repeat("x", 2<<20))
+	enqueue(p, big, time.Now().UnixMilli())
+	enqueue(p, big, time.Now().UnixMilli())
+	publish(p, 0, 1)
+	until(t, "delivery of the next", func() bool { return len(s.got()) == 1 })
+	if n := testutil.ToFloat64(p.rejected); n != 2 || strings.Count(log.String(), "\n") != 1 {
+		t.Errorf("%v counted; log %s", n, log.String())
+	}
+}
+
 func FuzzProperties(f *testing.F) {
 	f.Add("X-Client", "mobile-1", "q", "a", "plan", "trial")
 	f.Add("IP", "1", "ip", "2", "ipv6", "3")

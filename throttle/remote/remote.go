@@ -26,7 +26,7 @@ import (
 // maxAhead is how far ahead a window may end, in ms: year windows exist.
 const maxAhead = 400 * 24 * 3600 * 1000
 
-// DefaultMaxKeys is the bound on decisions held when none is given: about 300 MB.
+// DefaultMaxKeys is the bound on decisions held when none is given: about 250 MB.
 const DefaultMaxKeys = 1_000_000
 
 // Options of a Decisions. The zero value is usable.
