@@ -332,7 +332,7 @@ func newRetry(shortest, longest time.Duration) *retry {
 	return &retry{b, longest}
 }
 
-func (r *retry) next() time.Duration { return min(r.b.NextBackOff(), r.longest) }
+func (r *retry) next() time.Duration { return min(max(r.b.NextBackOff(), 1), r.longest) }
 
 func (r *retry) reset() { r.b.Reset() }
 
