@@ -340,7 +340,7 @@ type APIMgt struct {
 
 // MutualSSL is how client certificates arrive.
 type MutualSSL struct {
-	CertificateHeader      string `toml:"certificate_header" rule:"header,wso2"`
+	CertificateHeader      string `toml:"certificate_header" rule:"header,wso2,later"`
 	EnableClientValidation bool   `toml:"enable_client_validation" rule:"wso2,later"`
 }
 
