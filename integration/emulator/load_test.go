@@ -2,9 +2,12 @@ package emulator
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -106,5 +109,61 @@ func TestFixedAnswers(t *testing.T) {
 	e.SetAnswer("keyTemplates", 0, "", nil)
 	if _, _, b := c.do(t, "GET", "/internal/data/v1/keyTemplates", ""); string(bytes.TrimSpace(b)) != "[]" {
 		t.Errorf("afterwards %s", b)
+	}
+}
+
+// TestChangesFromManyGoroutines lets writers and readers race; afterwards what is served is what the rows say, and every
+// change left one event.
+func TestChangesFromManyGoroutines(t *testing.T) {
+	e, api, _, _ := world(t, Options{})
+	c := newClient(t, e)
+	const writers, each = 8, 20
+	var done sync.WaitGroup
+	for w := range writers {
+		done.Go(func() {
+			for i := range each {
+				app, err := e.CreateApplication(Application{Name: fmt.Sprintf("app-%d-%d", w, i), SubName: "dana"})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				sub, err := e.Subscribe(Subscription{APIUUID: api.UUID, AppID: app.ID})
+				if err == nil && i%2 == 0 {
+					_, err = e.UpdateSubscription(sub.SubscriptionID, "BLOCKED", "")
+				}
+				if err == nil && i%4 == 1 {
+					err = e.Unsubscribe(sub.SubscriptionID)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 4 {
+		done.Go(func() {
+			for range each {
+				c.list(t, "/internal/data/v1/subscriptions")
+			}
+		})
+	}
+	done.Wait()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := e.Hub().Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := e.Hub().Stats().Published["notification"], writers*each*2+writers*each/2+writers*each/4; got != want {
+		t.Errorf("%d events, want %d", got, want)
+	}
+	rows := e.Rows().Subscriptions
+	served := c.list(t, "/internal/data/v1/subscriptions")
+	if len(rows) != len(served) || len(rows) != 1+writers*each-writers*each/4 {
+		t.Fatalf("%d rows, %d served", len(rows), len(served))
+	}
+	for i, r := range rows {
+		if served[i]["subscriptionState"] != r.SubscriptionState || served[i]["subscriptionId"] != float64(r.SubscriptionID) {
+			t.Errorf("row %+v was served as %v", r, served[i])
+		}
 	}
 }

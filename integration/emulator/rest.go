@@ -470,18 +470,18 @@ func (e *Emulator) serveAPIs(w http.ResponseWriter, r *http.Request, tenant stri
 			emit(a)
 		}
 		for i := from; i < to; i++ {
-			e.generated(emit, raw, gen.API(i), func(b []byte) []byte { return gen.appendAPI(b, i) })
+			e.generated(emit, raw, func() any { return gen.API(i) }, func(b []byte) []byte { return gen.appendAPI(b, i) })
 		}
 	})
 }
 
 // generated writes a row of Populate: fast in the newest spelling, else through the profile.
-func (e *Emulator) generated(emit func(any), raw func(func([]byte) []byte), row any, fast func([]byte) []byte) {
+func (e *Emulator) generated(emit func(any), raw func(func([]byte) []byte), row func() any, fast func([]byte) []byte) {
 	if e.profile.organization && !e.profile.v32 {
 		raw(fast)
 		return
 	}
-	emit(row)
+	emit(row())
 }
 
 func (e *Emulator) serveApplications(w http.ResponseWriter, r *http.Request, tenant string) {
@@ -499,7 +499,7 @@ func (e *Emulator) serveApplications(w http.ResponseWriter, r *http.Request, ten
 			emit(a)
 		}
 		for i := from; i < to; i++ {
-			e.generated(emit, raw, gen.Application(i), func(b []byte) []byte { return gen.appendApplication(b, i) })
+			e.generated(emit, raw, func() any { return gen.Application(i) }, func(b []byte) []byte { return gen.appendApplication(b, i) })
 		}
 	})
 }
@@ -522,7 +522,7 @@ func (e *Emulator) serveKeyMappings(w http.ResponseWriter, r *http.Request, tena
 			emit(k)
 		}
 		for i := from; i < to; i++ {
-			e.generated(emit, raw, gen.KeyMapping(i), func(b []byte) []byte { return gen.appendKeyMapping(b, i) })
+			e.generated(emit, raw, func() any { return gen.KeyMapping(i) }, func(b []byte) []byte { return gen.appendKeyMapping(b, i) })
 		}
 	})
 }
@@ -554,7 +554,7 @@ func (e *Emulator) serveSubscriptions(w http.ResponseWriter, r *http.Request, te
 			if !all {
 				i = picked[n]
 			}
-			e.generated(emit, raw, gen.Subscription(i), func(b []byte) []byte { return gen.appendSubscription(b, i) })
+			e.generated(emit, raw, func() any { return gen.Subscription(i) }, func(b []byte) []byte { return gen.appendSubscription(b, i) })
 		}
 	})
 }

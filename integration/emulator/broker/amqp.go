@@ -68,4 +68,6 @@ func (t *amqpTransport) send(ctx context.Context, m Message) error {
 	return t.ch.PublishWithContext(ctx, "amq.topic", m.Topic, false, false, p)
 }
 
+func (t *amqpTransport) flush(context.Context) error { return nil } // each send writes to the socket
+
 func (t *amqpTransport) close() { t.c.Close() }

@@ -26,6 +26,8 @@ type Message struct {
 // transport is a connection to a broker.
 type transport interface {
 	send(ctx context.Context, m Message) error
+	// flush waits until the broker has what was sent.
+	flush(ctx context.Context) error
 	close()
 }
 
@@ -231,7 +233,7 @@ func (h *Hub) push(m Message) {
 	}
 }
 
-// Flush waits until everything that was published has been sent or lost. A message that Knobs.Swap holds back is not
+// Flush waits until the broker has everything that was published, or it is lost. A message that Knobs.Swap holds back is not
 // waited for.
 func (h *Hub) Flush(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
@@ -241,12 +243,21 @@ func (h *Hub) Flush(ctx context.Context) error {
 	})
 	defer stop()
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	for (len(h.queue) > 0 || h.sending) && !h.closed {
 		if ctx.Err() != nil {
-			return fmt.Errorf("flush of the event hub, %d messages left: %w", len(h.queue), ctx.Err())
+			left := len(h.queue)
+			h.mu.Unlock()
+			return fmt.Errorf("flush of the event hub, %d messages left: %w", left, ctx.Err())
 		}
 		h.cond.Wait()
+	}
+	conn := h.conn
+	h.mu.Unlock()
+	if conn == nil {
+		return nil
+	}
+	if err := conn.flush(ctx); err != nil && ctx.Err() != nil { // a connection that broke has lost what it had
+		return err
 	}
 	return nil
 }

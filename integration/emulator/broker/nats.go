@@ -131,4 +131,16 @@ func (t natsTransport) send(_ context.Context, m Message) error {
 	return t.c.PublishMsg(msg)
 }
 
+func (t natsTransport) flush(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok { // the library asks for one
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+	}
+	if err := t.c.FlushWithContext(ctx); err != nil {
+		return fmt.Errorf("event hub: flush the NATS connection: %w", err)
+	}
+	return nil
+}
+
 func (t natsTransport) close() { t.c.Close() }

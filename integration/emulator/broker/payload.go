@@ -99,6 +99,19 @@ func (p Payload) json() ([]byte, error) {
 
 // writeText is a JSON text with <, > and & left as they are, as the manager leaves them.
 func writeText(b *bytes.Buffer, s string) {
+	plain := true
+	for i := range len(s) {
+		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		b.WriteByte('"')
+		b.WriteString(s)
+		b.WriteByte('"')
+		return
+	}
 	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(s) // a string always encodes into a buffer
