@@ -36,9 +36,8 @@ const (
 // Token is a token that was taken apart and is not yet verified.
 type Token struct {
 	Algorithm string
-	// KeyID is the member kid; HasKeyID tells an empty one from none.
-	KeyID    string
-	HasKeyID bool
+	// KeyID is the member kid; an empty one counts as none.
+	KeyID string
 	// X5T and X5TS256 are thumbprints as written, base64url.
 	X5T, X5TS256 string
 	Issuer       string
@@ -75,13 +74,10 @@ func Parse(raw string) (*Token, *keymanager.Refusal) {
 		return nil, refuse(keymanager.CheckOpaque, "not a JWT, and no key manager introspects it")
 	}
 	// A header that is not even an object with alg makes it opaque; one that is, but wrong, makes it a bad JWT.
-	var probe struct {
-		Alg any `json:"alg"`
-	}
-	if json.Unmarshal(hb, &probe) != nil || probe.Alg == nil {
+	header, err := decodeObject(hb)
+	if errors.Is(err, errNoObject) || err == nil && header["alg"] == nil {
 		return nil, refuse(keymanager.CheckOpaque, "not a JWT, and no key manager introspects it")
 	}
-	header, err := decodeObject(hb)
 	if err != nil {
 		return nil, refuse(keymanager.CheckFormat, "the header %v", err)
 	}
@@ -149,16 +145,16 @@ func (t *Token) readHeader(h map[string]any) *keymanager.Refusal {
 			return refuse(keymanager.CheckFormat, "the token holds another token (cty)")
 		}
 	}
-	for name, to := range map[string]*string{"kid": &t.KeyID, "x5t": &t.X5T, "x5t#S256": &t.X5TS256} {
-		v, has := h[name]
+	for _, m := range [...]struct {
+		name string
+		to   *string
+	}{{"kid", &t.KeyID}, {"x5t", &t.X5T}, {"x5t#S256", &t.X5TS256}} {
+		v, has := h[m.name]
 		if !has {
 			continue
 		}
-		if *to, ok = v.(string); !ok {
-			return refuse(keymanager.CheckFormat, "the header member %s is not a text", name)
-		}
-		if name == "kid" {
-			t.HasKeyID = true
+		if *m.to, ok = v.(string); !ok {
+			return refuse(keymanager.CheckFormat, "the header member %s is not a text", m.name)
 		}
 	}
 	return nil

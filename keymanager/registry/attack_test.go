@@ -56,9 +56,10 @@ func TestAlgNoneIsRefusedInAllSpellings(t *testing.T) {
 			})
 		}
 	}
+	f.t = t
 	f.refuse(rawToken(`{"alg":["RS256"],"kid":"r1"}`, f.payload()), keymanager.CheckAlgorithm)
 	f.refuse(rawToken(`{"alg":null,"kid":"r1"}`, f.payload()), keymanager.CheckOpaque)
-	f.refuse(rawToken(`{"ALG":"RS256","kid":"r1"}`, f.payload()), keymanager.CheckAlgorithm)
+	f.refuse(rawToken(`{"ALG":"RS256","kid":"r1"}`, f.payload()), keymanager.CheckOpaque)
 }
 
 func TestPublicKeyIsNeverAnHMACSecret(t *testing.T) {
@@ -186,7 +187,7 @@ func TestMalformedTokens(t *testing.T) {
 		{"payload padded", part[0] + "." + part[1] + "==." + part[2], keymanager.CheckFormat},
 		{"signature padded", part[0] + "." + part[1] + "." + part[2] + "==", keymanager.CheckFormat},
 		{"payload truncated", part[0] + "." + part[1][:len(part[1])-1] + "." + part[2], ""},
-		{"signature truncated", good[:len(good)-4], keymanager.CheckFormat},
+		{"signature truncated", good[:len(good)-4], ""},
 		{"signature truncated inside a byte", good[:len(good)-1], ""},
 		{"no signature", part[0] + "." + part[1] + ".", keymanager.CheckSignature},
 		{"standard base64", part[0] + "." + part[1] + "." + strings.Repeat("+/", 171), keymanager.CheckFormat},
