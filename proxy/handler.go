@@ -17,6 +17,7 @@ import (
 	"gatehouse/proxy/route"
 	"gatehouse/proxy/upstream"
 	"gatehouse/subscription"
+	"gatehouse/throttle"
 )
 
 // state is all that one request needs, kept for the next one.
@@ -50,6 +51,14 @@ type header http.Header
 
 func (h header) Values(name string) []string { return h[name] }
 func (h header) Del(name string)             { delete(h, name) }
+
+func (h header) Visit(v throttle.AttributeVisitor) {
+	for name, lines := range h {
+		for _, l := range lines {
+			v.VisitAttribute(name, l)
+		}
+	}
+}
 
 // requestBody counts what the client sends and keeps the cap. It may outlive its request for a moment: the upload of a
 // body ends in its own time when the backend has answered early.

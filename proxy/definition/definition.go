@@ -51,6 +51,9 @@ type API struct {
 	MaxBodyBytes int64
 	// RevisionNumber is the revisionId of api.yaml, which acknowledgements name; 0 when not known.
 	RevisionNumber int64
+	// Variants are the same API on other hosts, where its environments have other endpoints: whole definitions with the
+	// same UUID and hosts of their own. Whoever builds the route table adds them beside it.
+	Variants []*API
 	// Notes say what of the definition has no effect here, for logs and state.
 	Notes  []string
 	Origin Origin

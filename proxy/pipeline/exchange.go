@@ -79,7 +79,10 @@ func (x *Exchange) Refuse(step Step, r Refusal, reason string) *Refusal {
 // attributes gives the conditions of advanced policies access to the request.
 type attributes struct{ x *Exchange }
 
-var _ throttle.Attributes = attributes{}
+var (
+	_ throttle.Attributes      = attributes{}
+	_ throttle.AttributeSource = attributes{}
+)
 
 // Header returns the lines of a field whatever the case of its name.
 func (a attributes) Header(name string) []string {
@@ -91,15 +94,16 @@ func (a attributes) Header(name string) []string {
 
 // Query returns the values of a query parameter.
 func (a attributes) Query(name string) []string {
+	return a.parsed()[name]
+}
+
+func (a attributes) parsed() url.Values {
 	x := a.x
-	if x.Query == "" {
-		return nil
-	}
-	if x.query == nil {
+	if x.query == nil && x.Query != "" {
 		// Pairs that cannot be decoded are left out: ParseQuery returns the others.
 		x.query, _ = url.ParseQuery(x.Query)
 	}
-	return x.query[name]
+	return x.query
 }
 
 // Claim returns a claim of the verified token as text.
@@ -109,6 +113,32 @@ func (a attributes) Claim(name string) string {
 		return ""
 	}
 	return claimText(t.Claims[name])
+}
+
+// VisitHeaders implements throttle.AttributeSource.
+func (a attributes) VisitHeaders(v throttle.AttributeVisitor) {
+	if a.x.Header != nil {
+		a.x.Header.Visit(v)
+	}
+}
+
+// VisitQuery implements throttle.AttributeSource.
+func (a attributes) VisitQuery(v throttle.AttributeVisitor) {
+	for name, values := range a.parsed() {
+		for _, value := range values {
+			v.VisitAttribute(name, value)
+		}
+	}
+}
+
+// VisitClaims implements throttle.AttributeSource.
+func (a attributes) VisitClaims(v throttle.AttributeVisitor) {
+	if a.x.Token == nil {
+		return
+	}
+	for name, value := range a.x.Token.Claims {
+		v.VisitAttribute(name, claimText(value))
+	}
 }
 
 // CanonicalName returns a field name in the form "X-Request-Id". Names that are canonical already cost nothing.

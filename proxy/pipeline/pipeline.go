@@ -10,6 +10,7 @@ import (
 
 	"gatehouse/proxy/definition"
 	"gatehouse/subscription"
+	"gatehouse/throttle"
 )
 
 // Header is what stages see of the request's header. Names are in canonical form ("X-Request-Id"), as every engine
@@ -19,6 +20,8 @@ type Header interface {
 	Values(name string) []string
 	// Del removes all lines of a field.
 	Del(name string)
+	// Visit shows each line of each field.
+	Visit(v throttle.AttributeVisitor)
 }
 
 // Stage is one step of the pipeline. A stage is shared by all requests of a route and holds nothing of a single one.

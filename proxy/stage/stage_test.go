@@ -84,6 +84,18 @@ type fields map[string][]string
 
 func (f fields) Values(n string) []string { return f[n] }
 func (f fields) Del(n string)             { delete(f, n) }
+func (f fields) Visit(v throttle.AttributeVisitor) {
+	for n, lines := range f {
+		for _, l := range lines {
+			v.VisitAttribute(n, l)
+		}
+	}
+}
+
+// listed is a visitor that notes what it is shown.
+type listed []string
+
+func (l *listed) VisitAttribute(n, v string) { *l = append(*l, n+"="+v) }
 
 func row(state subscription.State) subscription.Facts {
 	return subscription.Facts{API: &subscription.API{ID: 1, Context: "/shop/1"}, Mapping: &subscription.KeyMapping{KeyType: subscription.Production},
@@ -288,6 +300,15 @@ func TestWhatIsCounted(t *testing.T) {
 	got := w.published[0]
 	if a := got.Attributes; a.Header("x-a")[0] != "1" || len(a.Query("q")) != 2 || a.Claim("age") != "7" || a.Claim("name") != "Bob" || a.Claim("none") != "" || a.Claim("list") != `["a"]` {
 		t.Error("attributes do not show the request")
+	}
+	var seen listed
+	src := got.Attributes.(throttle.AttributeSource)
+	src.VisitHeaders(&seen)
+	src.VisitQuery(&seen)
+	src.VisitClaims(&seen)
+	slices.Sort(seen)
+	if want := []string{"Authorization=Bearer good", "X-A=1", `age=7`, `list=["a"]`, "name=Bob", "q=1", "q=2"}; !slices.Equal(seen, want) {
+		t.Errorf("listed %q, want %q", seen, want)
 	}
 	got.Attributes = nil
 	want := throttle.Request{MessageID: "id", APIName: "Shop", APIContext: "/shop/1", APIVersion: "1", APITenant: "carbon.super", ResourceTemplate: "/items/{id}", Method: "GET",
