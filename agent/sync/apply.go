@@ -133,7 +133,7 @@ func (e *Engine) applyMapping(it *item) outcome {
 	if ev.Action != event.Delete && e.applicationGone(ev.ApplicationID, ev.Time) {
 		return outStale
 	}
-	e.misses.forget(missKey{"key_mapping", k.ConsumerKey + "\x00" + k.KeyManager})
+	e.misses.forget(mappingMiss(k))
 	return e.mappings.change(&ev.Base, k, func(cur *subscription.KeyMapping) *subscription.KeyMapping {
 		if ev.Action == event.Delete {
 			return nil
@@ -221,6 +221,9 @@ func (e *Engine) goneSince(id int64) int64 {
 
 // applicationChanged follows what the API Manager answered when it was asked for an application.
 func (e *Engine) applicationChanged(before, after *subscription.Application) {
+	if after != nil {
+		e.misses.forget(applicationMiss(after.ID))
+	}
 	if after == nil && e.applications.asking {
 		e.applicationDeleted(before.ID, e.applications.ledger.entries[before.ID].time)
 	}

@@ -179,6 +179,10 @@ func (d *dataset[K, R]) answered(k K, a *ask[R], rows []R, seq uint64, started t
 			continue
 		}
 		row := rows[i]
+		if d.orphan != nil && d.orphan(&row) >= w.lo {
+			d.again(key, a) // what it belongs to was deleted while we asked
+			continue
+		}
 		cur := d.table.Get(key)
 		d.remember(key, cur)
 		if !d.equal(cur, &row) {

@@ -107,21 +107,21 @@ func (e *Engine) fetchMapping(ctx context.Context, consumerKey, keyManager strin
 		return false, nil
 	}
 	k := MappingKey{consumerKey, subscription.CanonicalKeyManager(keyManager)}
-	return fetchRow(ctx, e, e.mappings, missKey{"key_mapping", k.ConsumerKey + "\x00" + k.KeyManager}, k, nil)
+	return fetchRow(ctx, e, e.mappings, mappingMiss(k), k, nil)
 }
 
 func (e *Engine) fetchApplication(ctx context.Context, m *subscription.KeyMapping) (bool, error) {
 	if e.applications.single == nil || m.ApplicationID == 0 {
 		return false, nil
 	}
-	return fetchRow(ctx, e, e.applications, missKey{"application", decimal(m.ApplicationID)}, m.ApplicationID, &subscription.Application{Tenant: m.Tenant})
+	return fetchRow(ctx, e, e.applications, applicationMiss(m.ApplicationID), m.ApplicationID, &subscription.Application{Tenant: m.Tenant})
 }
 
 func (e *Engine) fetchSubscription(ctx context.Context, api *subscription.API, app *subscription.Application) (bool, error) {
 	if e.opt.Lists.Subscription == nil {
 		return false, nil
 	}
-	k := missKey{"subscription", decimal(app.ID) + ":" + decimal(api.ID) + ":" + app.UUID + ":" + api.UUID}
+	k := subscriptionMiss(app.ID, api.ID, app.UUID, api.UUID)
 	return e.fetchOnce(ctx, k, func(ctx context.Context) (bool, error) {
 		d := e.subscriptions
 		d.asks.begin(0, false)
@@ -192,5 +192,27 @@ func (e *Engine) fetchOnce(ctx context.Context, k missKey, get func(context.Cont
 	}
 }
 
-// forgetMisses drops the negative entries that a new row answers.
-func (e *Engine) forgetMisses(k missKey) { e.misses.forget(k) }
+// forgetKind drops all of one kind.
+func (m *misses) forgetKind(kind string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for k := range m.until {
+		if k.kind == kind {
+			m.until[k] = time.Time{}
+		}
+	}
+}
+
+// mappingMiss, applicationMiss and subscriptionMiss name what was not there.
+func mappingMiss(k MappingKey) missKey {
+	return missKey{"key_mapping", k.ConsumerKey + "\x00" + k.KeyManager}
+}
+
+func applicationMiss(id int64) missKey { return missKey{"application", decimal(id)} }
+
+func subscriptionMiss(appID, apiID int64, appUUID, apiUUID string) missKey {
+	if appID != 0 && apiID != 0 {
+		return missKey{"subscription", decimal(appID) + ":" + decimal(apiID)}
+	}
+	return missKey{"subscription", appUUID + ":" + apiUUID}
+}

@@ -135,7 +135,10 @@ func (e *Engine) build() {
 			}
 			return decimal(k.ID)
 		},
-		changed: func(_, _ *subscription.API) { e.routesDirty = true },
+		changed: func(_, _ *subscription.API) {
+			e.routesDirty = true
+			e.misses.forgetKind("api")
+		},
 	})
 	if l.APIs != nil {
 		e.apis.fetch = func(ctx context.Context, each func(subscription.API) error) (Meta, error) {
@@ -194,8 +197,13 @@ func (e *Engine) build() {
 		stamp: func(r *subscription.KeyMapping, at int64, o origin) {
 			r.UpdatedAt, r.Origin = at, subscription.Origin(o)
 		},
-		id:     func(k MappingKey, _ *subscription.KeyMapping) string { return k.ConsumerKey + "@" + k.KeyManager },
-		fetch:  perTenant(e, l.KeyMappings, mappingRow),
+		id:    func(k MappingKey, _ *subscription.KeyMapping) string { return k.ConsumerKey + "@" + k.KeyManager },
+		fetch: perTenant(e, l.KeyMappings, mappingRow),
+		changed: func(_, after *subscription.KeyMapping) {
+			if after != nil {
+				e.misses.forget(mappingMiss(e.mappings.key(after)))
+			}
+		},
 		orphan: func(r *subscription.KeyMapping) int64 { return e.goneSince(r.ApplicationID) },
 	})
 	if l.KeyMapping != nil {
@@ -212,8 +220,13 @@ func (e *Engine) build() {
 		stamp: func(r *subscription.Subscription, at int64, o origin) {
 			r.UpdatedAt, r.Origin = at, subscription.Origin(o)
 		},
-		id:     func(k int64, _ *subscription.Subscription) string { return decimal(k) },
-		fetch:  perTenant(e, l.Subscriptions, subscriptionRow),
+		id:    func(k int64, _ *subscription.Subscription) string { return decimal(k) },
+		fetch: perTenant(e, l.Subscriptions, subscriptionRow),
+		changed: func(_, after *subscription.Subscription) {
+			if after != nil {
+				e.misses.forget(subscriptionMiss(after.ApplicationID, after.APIID, after.ApplicationUUID, after.APIUUID))
+			}
+		},
 		orphan: func(r *subscription.Subscription) int64 { return e.goneSince(r.ApplicationID) },
 	})
 	if l.Subscription != nil {
