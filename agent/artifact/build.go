@@ -398,13 +398,6 @@ func (b *builder) apiEndpoints() {
 	if b.prototyped && production == nil {
 		production, sandbox = sandbox, nil
 	}
-	for _, d := range b.opts.Deployments {
-		if o, ok := b.opts.Overrides[d.Environment]; ok {
-			production = b.override(production, o.Production, "productionEndpoint of "+d.Environment)
-			sandbox = b.override(sandbox, o.Sandbox, "sandboxEndpoint of "+d.Environment)
-			break
-		}
-	}
 	a.Production, a.Sandbox = production, sandbox
 }
 
@@ -479,30 +472,76 @@ func (b *builder) checkEndpoints() {
 	b.spec.missing("x-wso2-production-endpoints", "write urls: [https://host/path], or an absolute URL in servers", "the API has no endpoint")
 }
 
-// deployment says where the API is exposed.
+// deployment says where the API is exposed, and puts the endpoints of the environments in place of the project's.
+// Environments with other endpoints than the first become variants on hosts of their own.
 func (b *builder) deployment() {
 	a := b.api
-	for _, d := range b.opts.Deployments {
-		if d.Environment != "" && !slices.Contains(a.Environments, d.Environment) {
-			a.Environments = append(a.Environments, d.Environment)
-		}
-		if d.VHost != "" && !slices.Contains(a.Hosts, d.VHost) {
-			a.Hosts = append(a.Hosts, d.VHost)
-		}
-		if d.VHost == "" {
-			// The environment's default host: any.
-			a.Hosts = nil
-			for _, d := range b.opts.Deployments {
-				if d.Environment != "" && !slices.Contains(a.Environments, d.Environment) {
-					a.Environments = append(a.Environments, d.Environment)
-				}
-			}
-			return
-		}
-	}
 	if len(b.opts.Deployments) == 0 {
 		a.Environments = b.spec.get("x-wso2-label").texts()
+		return
 	}
+	type group struct {
+		override    Override
+		environment string // the first
+		deployments []Deployment
+	}
+	var groups []*group
+	for _, d := range b.opts.Deployments {
+		o := b.opts.Overrides[d.Environment]
+		i := slices.IndexFunc(groups, func(g *group) bool { return g.override == o })
+		if i < 0 {
+			i = len(groups)
+			groups = append(groups, &group{override: o, environment: d.Environment})
+		}
+		groups[i].deployments = append(groups[i].deployments, d)
+	}
+	base := *a
+	owner := make(map[string]*group)
+	for i, g := range groups {
+		v := a
+		if i > 0 {
+			v = new(definition.API)
+			*v = base
+			a.Variants = append(a.Variants, v)
+		}
+		v.Production = b.override(base.Production, g.override.Production, "productionEndpoint of "+g.environment)
+		v.Sandbox = b.override(base.Sandbox, g.override.Sandbox, "sandboxEndpoint of "+g.environment)
+		v.Hosts, v.Environments = places(g.deployments)
+		for _, host := range hostsOr(v.Hosts, "") {
+			if other := owner[host]; other != nil {
+				b.report.add(Fault{File: b.name, Key: "environments " + other.environment + " and " + g.environment, Value: host,
+					Problem: "they have different endpoints and the same host, so that no request could tell them apart",
+					Want:    "give the environments hosts of their own, or the same endpoints"})
+			}
+			owner[host] = g
+		}
+	}
+}
+
+// places are the hosts and environments of deployments. One without a host, the default of its environment, means every
+// host.
+func places(deployments []Deployment) (hosts, environments []string) {
+	every := false
+	for _, d := range deployments {
+		if d.Environment != "" && !slices.Contains(environments, d.Environment) {
+			environments = append(environments, d.Environment)
+		}
+		if d.VHost != "" && !slices.Contains(hosts, d.VHost) {
+			hosts = append(hosts, d.VHost)
+		}
+		every = every || d.VHost == ""
+	}
+	if every {
+		hosts = nil
+	}
+	return hosts, environments
+}
+
+func hostsOr(hosts []string, every string) []string {
+	if len(hosts) == 0 {
+		return []string{every}
+	}
+	return hosts
 }
 
 // unsupported refuses what would change what a request meets, and notes what would not.

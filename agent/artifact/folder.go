@@ -140,7 +140,7 @@ func (f *Folder) scan() (Result, bool) {
 	for _, before := range []bool{true, false} {
 		for _, p := range paths {
 			if k := now[p]; k.api != nil && f.served[p] == before && f.serves(k.api) {
-				claim(p, places(k.api))
+				claim(p, claims(k.api))
 			}
 		}
 	}
@@ -153,7 +153,7 @@ func (f *Folder) scan() (Result, bool) {
 		case !f.serves(k.api):
 			r.Skipped = append(r.Skipped, p)
 		default:
-			if other := claim(p, places(k.api)); other != "" {
+			if other := claim(p, claims(k.api)); other != "" {
 				r.Faults = append(r.Faults, Fault{File: p, Key: "context", Value: k.api.Context,
 					Problem: "answers the same requests as " + other, Want: "give it another context or version, or remove one"})
 				continue
@@ -175,12 +175,9 @@ func (f *Folder) serves(a *definition.API) bool {
 		slices.ContainsFunc(a.Environments, func(e string) bool { return slices.Contains(f.opt.Labels, e) })
 }
 
-// places are what no two definitions may share: the identifier, and the context on each host.
-func places(a *definition.API) []string {
-	hosts := a.Hosts
-	if len(hosts) == 0 {
-		hosts = []string{"*"}
-	}
+// claims are what no two definitions may share: the identifier, and the context on each host.
+func claims(a *definition.API) []string {
+	hosts := hostsOr(a.Hosts, "*")
 	keys := make([]string, 0, len(hosts)+1)
 	for _, h := range hosts {
 		keys = append(keys, strings.ToLower(h)+" "+a.Context)

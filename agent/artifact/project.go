@@ -435,5 +435,8 @@ func (b *builder) finish() (*definition.API, error) {
 		return nil, err
 	}
 	api.Origin = b.opts.Origin
+	for _, v := range api.Variants {
+		v.Origin, v.Operations, v.Notes = api.Origin, api.Operations, api.Notes
+	}
 	return api, nil
 }

@@ -146,7 +146,7 @@ func TestProjectRules(t *testing.T) {
 		{"mandatory mutual TLS alone", "  securityScheme: [oauth2, mutualssl, mutualssl_mandatory]\n", "", Options{}, func(a *definition.API) any { return a.Operations[0].Security }, [][]C{{"mutualssl"}}},
 		{"hosts and environments", "", "", Options{Deployments: []Deployment{{"Default", "gw"}, {"EU", "eu"}, {"EU2", "eu"}}}, func(a *definition.API) any { return [][]string{a.Hosts, a.Environments} }, [][]string{{"gw", "eu"}, {"Default", "EU", "EU2"}}},
 		{"an environment without a host means every host", "", "", Options{Deployments: []Deployment{{"Default", "gw"}, {"EU", ""}, {"X", "x"}}}, func(a *definition.API) any { return [][]string{a.Hosts, a.Environments} }, [][]string{nil, {"Default", "EU", "X"}}},
-		{"endpoint of the environment", "", "", Options{Deployments: []Deployment{{"A", ""}, {"B", ""}}, Overrides: map[string]Override{"B": {Production: "https://over.example.test", Sandbox: "http://sbx"}}},
+		{"endpoint of the environment", "", "", Options{Deployments: []Deployment{{"A", ""}, {"B", ""}}, Overrides: map[string]Override{"B": {Production: "https://over.example.test", Sandbox: "http://sbx"}, "A": {Production: "https://over.example.test", Sandbox: "http://sbx"}}},
 			func(a *definition.API) any { return [][]string{a.Production.URLs, a.Sandbox.URLs} }, [][]string{{"https://over.example.test"}, {"http://sbx"}}},
 		{"WebSocket topics", "  type: WS\n  operations: [{target: /a, verb: SUBSCRIBE}, {target: /a, verb: PUBLISH}, {target: \"/*\", verb: SUBSCRIBE}]\n", "", Options{}, func(a *definition.API) any {
 			return []string{a.Operations[0].Method + a.Operations[0].Template, a.Operations[1].Method + a.Operations[1].Template}
@@ -169,6 +169,33 @@ func TestProjectRules(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestEnvironmentsWithOtherEndpoints(t *testing.T) {
+	over := map[string]Override{"EU": {Production: "https://eu.example.test"}, "EU2": {Production: "https://eu.example.test"}}
+	api, err := project(t, Options{Overrides: over, UUID: "u", Deployments: []Deployment{{"Default", "gw"}, {"EU", "eu"}, {"Other", "other"}, {"EU2", "eu2"}}}, metaEndpoint+metaOps, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(api.Variants) != 1 {
+		t.Fatalf("%d variants, want 1", len(api.Variants))
+	}
+	eu := api.Variants[0]
+	if diff := cmp.Diff([][]string{{"gw", "other"}, {"Default", "Other"}, {"https://b.example.test"}}, [][]string{api.Hosts, api.Environments, api.Production.URLs}); diff != "" {
+		t.Errorf("first environment (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([][]string{{"eu", "eu2"}, {"EU", "EU2"}, {"https://eu.example.test"}}, [][]string{eu.Hosts, eu.Environments, eu.Production.URLs}); diff != "" {
+		t.Errorf("other environment (-want +got):\n%s", diff)
+	}
+	if eu.UUID != "u" || eu.Context != "/p/1.0.0" || len(eu.Operations) != 1 || eu.Variants != nil {
+		t.Errorf("the variant is no whole definition: %+v", eu)
+	}
+	for name, deployments := range map[string][]Deployment{"same host": {{"Default", "gw"}, {"EU", "gw"}}, "every host": {{"Default", ""}, {"EU", ""}}} {
+		_, err := project(t, Options{Overrides: over, Deployments: deployments}, metaEndpoint+metaOps, "")
+		if err == nil || !strings.Contains(err.Error(), "environments Default and EU") {
+			t.Errorf("%s: error is %v", name, err)
+		}
 	}
 }
 
