@@ -52,8 +52,38 @@ type Decisions struct {
 
 	plain    *xsync.Map[string, *entry]
 	resource *xsync.Map[string, *variants]
+	// compiled shares condition groups by their text: every user of a user-level policy has decisions of the same groups,
+	// and a compiled pattern takes kilobytes.
+	compiled *xsync.Map[string, *groups]
 
 	stored, released, late, expired, noExpiry, tooLong, full atomic.Uint64
+}
+
+// groups are compiled condition groups; immutable.
+type groups struct {
+	text  []byte
+	list  []condition.Group
+	inert string
+}
+
+// maxCompiled bounds the texts that are shared; at the bound they are forgotten, decisions keep what they have.
+const maxCompiled = 4096
+
+func (d *Decisions) compile(text []byte) *groups {
+	if g, ok := d.compiled.Load(view(text)); ok {
+		return g
+	}
+	list, err := condition.Parse(text)
+	g := &groups{text: bytes.Clone(text), list: list, inert: condition.Problems(list)}
+	if err != nil {
+		// Without its conditions a decision for some would throttle all.
+		g.inert = err.Error()
+	}
+	if d.compiled.Size() >= maxCompiled {
+		d.compiled.Clear()
+	}
+	d.compiled.Store(string(text), g)
+	return g
 }
 
 // entry is one decision; immutable.
@@ -83,6 +113,7 @@ func New(o Options) *Decisions {
 		max:      int64(o.MaxKeys),
 		plain:    xsync.NewMap[string, *entry](),
 		resource: xsync.NewMap[string, *variants](),
+		compiled: xsync.NewMap[string, *groups](),
 	}
 }
 
@@ -130,13 +161,9 @@ func (d *Decisions) Apply(dec throttle.Decision, now int64) (changed bool) {
 	e := &entry{Decision: dec, name: name}
 	e.Inert = ""
 	if name != "" {
-		groups, err := condition.Parse(dec.Conditions)
-		e.groups = groups
-		if err != nil {
-			// Without its conditions a decision for some would throttle all.
-			e.Inert = err.Error()
-		} else {
-			e.Inert = condition.Problems(groups)
+		if len(dec.Conditions) > 0 {
+			g := d.compile(dec.Conditions)
+			e.Conditions, e.groups, e.Inert = g.text, g.list, g.inert
 		}
 	} else {
 		e.Conditions = nil

@@ -193,6 +193,34 @@ func TestInertDecisionsAreShown(t *testing.T) {
 	}
 }
 
+func TestConditionsOfOnePolicyAreCompiledOnce(t *testing.T) {
+	d := New(Options{})
+	const conditions = `[{"header":{"values":{"x-client":"^mobile-.*"}}}]`
+	for i := range 100 {
+		d.Apply(with(over(fmt.Sprintf("/a/1:1_user-%d_condition_1", i), end), conditions), now)
+	}
+	var first *entry
+	d.resource.Range(func(_ string, v *variants) bool {
+		if first == nil {
+			first = v.list[0]
+		}
+		if &v.list[0].groups[0] != &first.groups[0] || &v.list[0].Conditions[0] != &first.Conditions[0] {
+			t.Fatal("compiled again")
+		}
+		return true
+	})
+	for i := range maxCompiled + 10 {
+		d.Apply(with(over("/b/1:1_default", end+int64(i)), fmt.Sprintf(`[{"ipspecific":{"specificIp":%d}}]`, i)), now)
+	}
+	if n := d.compiled.Size(); n > maxCompiled {
+		t.Errorf("%d texts kept", n)
+	}
+	h, ok := d.LookupResource([]byte("/a/1:1_user-7"), &throttle.Request{Attributes: attributes{"x-client": "mobile-1"}}, nil, condition.Switches{}, now)
+	if !ok || h.Condition != "condition_1" {
+		t.Errorf("%+v, %v: a decision lost its conditions", h, ok)
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	d := New(Options{MaxKeys: 10})
 	for i := range 8 {
@@ -381,6 +409,16 @@ func BenchmarkLookupHit100k(b *testing.B) {
 		if _, ok := d.Lookup(k, now); !ok {
 			b.Fatal("miss")
 		}
+	}
+}
+
+func BenchmarkApplyWithConditions(b *testing.B) {
+	d := filled(b, 1000)
+	c := []byte(`[{"ipspecific":{"specificIp":3232235786,"invert":false},"header":{"values":{"x-client":"^mobile-.*"},"invert":false}}]`)
+	i := int64(0)
+	for b.Loop() {
+		i++
+		d.Apply(throttle.Decision{Key: "/a/1:1_condition_1", Throttled: true, ExpiresAt: end + i, Conditions: c}, now)
 	}
 }
 
