@@ -143,21 +143,11 @@ func (b *builder) endpointURL(v value) (string, bool) {
 		v.fault(wantURL, "is empty")
 		return "", false
 	}
-	ok := true
-	text = variable.ReplaceAllStringFunc(text, func(m string) string {
-		name := variable.FindStringSubmatch(m)[1]
-		if b.opts.LookupEnv == nil {
-			v.fault(wantURL, "%s: the environment is not open to definitions of the API Manager", m)
-			ok = false
-			return ""
-		}
-		s, found := b.opts.LookupEnv(name)
-		if !found || s == "" {
-			v.fault("set "+name+" in the environment of the gateway", "%s: the variable is not set", m)
-			ok = false
-		}
-		return s
-	})
+	if m := variable.FindString(text); m != "" && b.opts.LookupEnv == nil {
+		v.fault(wantURL, "%s: the environment is not open to definitions of the API Manager", m)
+		return "", false
+	}
+	text, ok := b.expand(v, text)
 	if !ok {
 		return "", false
 	}
@@ -239,35 +229,35 @@ func (b *builder) basic(v value) *definition.EndpointSecurity {
 		return nil
 	}
 	s := &definition.EndpointSecurity{Type: "basic"}
-	s.Username, _ = b.expand(v.get("username"))
-	s.Password, _ = b.expand(v.get("password"))
-	if s.Username == "" && !b.hasFaultAt(v.get("username")) {
+	var ok bool
+	if s.Username, ok = b.credential(v.get("username")); ok && s.Username == "" {
 		v.missing("username", "write the user of the backend", "basic endpoint security has no user")
 	}
-	if s.Password == "" && !b.hasFaultAt(v.get("password")) {
+	if s.Password, ok = b.credential(v.get("password")); ok && s.Password == "" {
 		v.missing("password", "write the password of the backend, or $env{NAME}", "basic endpoint security has no password")
 	}
 	return s
 }
 
-// hasFaultAt tells whether a fault of this very place is reported already.
-func (b *builder) hasFaultAt(v value) bool {
-	line, column := v.line()
-	for _, f := range b.report.faults {
-		if line > 0 && f.Line == line && f.Column == column && f.File == v.doc.file {
-			return true
-		}
+// credential reads a user name or password as it stands, blanks included. ok is false when a fault was reported.
+func (b *builder) credential(v value) (text string, ok bool) {
+	if !v.exists() {
+		return "", true
 	}
-	return false
+	if v.isMap() || v.isList() {
+		v.text()
+		return "", false
+	}
+	return b.expand(v, v.node.Value)
 }
 
-// expand replaces ${NAME} and $env{NAME} in a credential.
-func (b *builder) expand(v value) (string, bool) {
-	text, ok := v.text(), true
+// expand replaces ${NAME} and $env{NAME} from the environment, where that is open. ok is false when a fault was reported.
+func (b *builder) expand(v value, text string) (out string, ok bool) {
 	if b.opts.LookupEnv == nil {
 		return text, true
 	}
-	text = variable.ReplaceAllStringFunc(text, func(m string) string {
+	ok = true
+	out = variable.ReplaceAllStringFunc(text, func(m string) string {
 		name := variable.FindStringSubmatch(m)[1]
 		s, found := b.opts.LookupEnv(name)
 		if !found || s == "" {
@@ -276,7 +266,7 @@ func (b *builder) expand(v value) (string, bool) {
 		}
 		return s
 	})
-	return text, ok
+	return out, ok
 }
 
 // advanced reads advanceEndpointConfig.

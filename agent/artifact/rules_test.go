@@ -214,6 +214,38 @@ func TestDefinitionsOfTheAPIManagerDoNotReadTheEnvironment(t *testing.T) {
 	}
 }
 
+func TestCredentialsOfAnEndpoint(t *testing.T) {
+	const security = "    endpoint_security: {production: {enabled: true, type: basic, username: u, password: %s}}\n"
+	const endpointConfig = "  endpointConfig:\n    production_endpoints: {url: https://b.example.test}\n"
+	for name, tc := range map[string]struct {
+		opts     Options
+		password string
+		want     string
+		fault    string
+	}{
+		"blanks belong to it":                  {Options{}, `" pass word "`, " pass word ", ""},
+		"a number is its text":                 {Options{}, `0123`, "0123", ""},
+		"the API Manager's is taken literally": {Options{}, `"a${PET_PASSWORD}"`, "a${PET_PASSWORD}", ""},
+		"a file's comes from the environment":  {Options{LookupEnv: environment}, `"a$env{PET_PASSWORD}"`, "awoof", ""},
+		"a variable that is not set":           {Options{LookupEnv: environment}, `"hush$env{NONE}"`, "", "$env{NONE}: the variable is not set"},
+		"a list":                               {Options{}, `[a]`, "", "is a list where a text is expected"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			api, err := project(t, tc.opts, endpointConfig+fmt.Sprintf(security, tc.password)+metaOps, "")
+			if tc.fault != "" {
+				faults := FaultsOf("", err)
+				if len(faults) != 1 || !strings.Contains(faults[0].Problem, tc.fault) || strings.Contains(err.Error(), "hush") {
+					t.Errorf("faults are %v", faults)
+				}
+				return
+			}
+			if err != nil || api.Production.Security.Password != tc.want {
+				t.Errorf("%+v, %v", api, err)
+			}
+		})
+	}
+}
+
 func TestEndpointsOfServersAndHosts(t *testing.T) {
 	for name, tc := range map[string]struct{ text, want string }{
 		"first absolute server": {"openapi: 3.0.0\nservers: [{url: /rel}, {url: https://one.example.test/v1}, {url: https://two.example.test}]\n", "https://one.example.test/v1"},
