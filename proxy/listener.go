@@ -179,7 +179,8 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	var g errgroup.Group
 	for _, s := range servers {
 		g.Go(func() error {
-			if err := s.Shutdown(ctx); err != nil {
+			// That the listener is closed already is no failure: the connections are waited for all the same.
+			if err := s.Shutdown(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
 				s.Close()
 				return fmt.Errorf("draining: %w: the connections that were left are cut", err)
 			}
