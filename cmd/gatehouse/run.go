@@ -30,7 +30,7 @@ standard output, both as JSON lines. SIGHUP, or a change of the file, reads the 
 }
 
 func runGateway(ctx context.Context, file string, streams ioStreams) error {
-	cfg, source, err := config.Load(file, os.LookupEnv)
+	cfg, source, err := loadConfig(file)
 	if err != nil {
 		return usageError(err)
 	}
@@ -41,13 +41,7 @@ func runGateway(ctx context.Context, file string, streams ioStreams) error {
 	log := telemetry.NewLogger(streams.Err, level)
 	build := versionOfBuild()
 	log.Info().Str("version", build.Version).Str("commit", build.Commit).Str("go", build.Go).Str("config", file).Msg("gatehouse starts")
-	for _, note := range source.Notes {
-		line := log.Info()
-		if note.Warning {
-			line = log.Warn()
-		}
-		line.Str("file", note.File).Int("line", note.Line).Str("key", note.Key).Msg(note.Text)
-	}
+	source.Log(log)
 	log.Debug().Interface("config", cfg.Redacted()).Msg("configuration in force")
 
 	a, err := agent.New(agent.Options{
