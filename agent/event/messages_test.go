@@ -242,6 +242,9 @@ func TestUnusableMessages(t *testing.T) {
 				t.Fatalf("%v, %v, want a DecodeError", events, err)
 			}
 			topic, _ := TopicOf(c.message.Topic)
+			if want := Excerpt(c.message); bad.Excerpt != want {
+				t.Errorf("excerpt %q, want %q", bad.Excerpt, want)
+			}
 			if !strings.Contains(bad.Error(), c.want) || bad.Dirty != c.dirty || bad.Topic != topic {
 				t.Errorf("%v, dirty %t, want %q, dirty %t", bad, bad.Dirty, c.want, c.dirty)
 			}

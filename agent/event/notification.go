@@ -8,7 +8,7 @@ import (
 
 // notification reads the outer attributes, and the inner event that stands in one of them as base64 of JSON. The outer
 // eventType decides, by exact match: a test for a part of it would take UDATE_API_LOG_LEVEL for an update.
-func (d *decoder) notification() (Event, error) {
+func (d *decoder) notification() (Event, *DecodeError) {
 	a := d.attributes
 	eventType := stringOf(a["eventType"])
 	inner := valueOfNotification(a["event"])
