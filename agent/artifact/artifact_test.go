@@ -116,3 +116,27 @@ func TestGoodProjects(t *testing.T) {
 		})
 	}
 }
+
+// TestManual reads the definitions that docs/api-definitions.md shows.
+func TestManual(t *testing.T) {
+	text, err := os.ReadFile("../../docs/api-definitions.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(text), "```yaml\n")[1:]
+	if len(blocks) != 2 {
+		t.Fatalf("%d examples, want 2", len(blocks))
+	}
+	first, _, _ := strings.Cut(blocks[0], "```")
+	second, _, _ := strings.Cut(blocks[1], "```")
+	lookup := func(name string) (string, bool) { return strings.ToLower(name) + ".example.com", true }
+	for name, doc := range map[string]string{
+		"small":    first,
+		"endpoint": "openapi: 3.0.0\ninfo: {title: T, version: \"1\"}\nx-wso2-basePath: /t\npaths: {/: {get: {}}}\n" + second,
+	} {
+		api, err := FromBytes(name, []byte(doc), Options{LookupEnv: lookup})
+		if err != nil || len(api.Notes) > 0 {
+			t.Errorf("%s: %v, %v", name, err, api)
+		}
+	}
+}
