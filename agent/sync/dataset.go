@@ -83,7 +83,7 @@ type dataset[K comparable, R any] struct {
 type pull[K comparable, R any] struct {
 	origin origin
 	local  int64 // begin by our clock, ms
-	// direct: the table was empty, rows go into it as they come.
+	// direct: the table is a large one and was empty, rows go into it as they come.
 	direct bool
 	// seen holds the listed rows: the pointer of the table's row where it says the same.
 	seen  map[K]*R
@@ -142,10 +142,7 @@ func (d *dataset[K, R]) pull(ctx context.Context) pullResult {
 
 func (d *dataset[K, R]) begin(p *pull[K, R]) {
 	d.cur = p
-	p.direct = d.table.Len() == 0
-	if p.direct && d.shadow != nil {
-		d.shadow.begin()
-	}
+	p.direct = d.shadow == nil && d.table.Len() == 0
 }
 
 // take takes over one row of the list. r belongs to the caller.
@@ -175,9 +172,6 @@ func (d *dataset[K, R]) take(p *pull[K, R], r *R) {
 // event's state.
 func (d *dataset[K, R]) finish(p *pull[K, R], meta Meta, err error) pullResult {
 	d.cur = nil
-	if p.direct && d.shadow != nil {
-		defer d.shadow.end()
-	}
 	if err != nil {
 		if d.optional && (controlplane.KindOf(err) == controlplane.NotFound || errors.Is(err, controlplane.ErrNoArtifacts) || errors.Is(err, errNotServed)) {
 			return pullResult{outcome: pullAbsent, err: err}
