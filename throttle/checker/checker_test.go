@@ -207,7 +207,7 @@ func TestAttributesOfThePolicyArePublished(t *testing.T) {
 		{ID: 2, Conditions: []throttle.Condition{{Type: "QueryParameterType", Name: "tier", Value: "f"}, {Type: "JWTClaims", Name: "plan", Value: "t"}, {Type: "JWTClaims", Name: "none", Value: "t"}}},
 	}})
 	c.Publish(r, now)
-	if diff := cmp.Diff([]string{"x-client=mobile-7", "tier=free", "plan=trial"}, col.lines); diff != "" {
+	if diff := cmp.Diff([]string{"X-Client=mobile-7", "tier=free", "plan=trial"}, col.lines); diff != "" {
 		t.Error(diff)
 	}
 	if _, changed := r.Attributes.(*named); changed {

@@ -87,7 +87,7 @@ func one(m map[string]string, n string) []string {
 	}
 	return nil
 }
-func (a attributes) Header(n string) []string { return one(a.header, n) }
+func (a attributes) Header(n string) []string { return one(a.header, strings.ToLower(n)) }
 func (a attributes) Query(n string) []string  { return one(a.query, n) }
 func (a attributes) Claim(n string) string    { return a.claim[n] }
 

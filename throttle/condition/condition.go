@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
+	"net/textproto"
 	"regexp"
 	"slices"
 	"strconv"
@@ -56,6 +57,14 @@ type part struct {
 type value struct {
 	name string
 	re   *regexp.Regexp
+}
+
+// newValue writes header names in the canonical form, which costs the look-up nothing.
+func newValue(k kind, name string, re *regexp.Regexp) value {
+	if k == headerPart {
+		name = textproto.CanonicalMIMEHeaderKey(name)
+	}
+	return value{name, re}
 }
 
 // number is an address as the unsigned integer of its bytes. The families are not told apart, as on the wire: IPv6
@@ -284,7 +293,7 @@ func (g *Group) parse(members map[string]json.RawMessage) error {
 				if err != nil {
 					return fmt.Errorf("%s %q: pattern %q: %w", n, k, w.Values[k], err)
 				}
-				p.values = append(p.values, value{name: k, re: re})
+				p.values = append(p.values, newValue(p.kind, k, re))
 			}
 		default:
 			return fmt.Errorf("condition type %q is not known", n)
@@ -352,6 +361,6 @@ func compilePart(c throttle.Condition) (part, error) {
 	if err != nil {
 		return p, fmt.Errorf("%s %q: pattern %q: %w", c.Type, c.Name, c.Value, err)
 	}
-	p.values = []value{{name: c.Name, re: re}}
+	p.values = []value{newValue(p.kind, c.Name, re)}
 	return p, nil
 }

@@ -2,6 +2,7 @@ package condition
 
 import (
 	"net/netip"
+	"net/textproto"
 	"strings"
 	"testing"
 
@@ -11,9 +12,11 @@ import (
 // attributes of a request by name.
 type attributes struct{ headers, query, claims map[string][]string }
 
-func (a attributes) Header(n string) []string { return a.headers[strings.ToLower(n)] }
-func (a attributes) Query(n string) []string  { return a.query[n] }
-func (a attributes) Claim(n string) string    { return strings.Join(a.claims[n], " ") }
+func (a attributes) Header(n string) []string {
+	return a.headers[textproto.CanonicalMIMEHeaderKey(n)]
+}
+func (a attributes) Query(n string) []string { return a.query[n] }
+func (a attributes) Claim(n string) string   { return strings.Join(a.claims[n], " ") }
 
 func request(ip string, a attributes) *throttle.Request {
 	r := &throttle.Request{Attributes: a}
@@ -24,7 +27,7 @@ func request(ip string, a attributes) *throttle.Request {
 }
 
 func header(n string, v ...string) attributes {
-	return attributes{headers: map[string][]string{n: v}}
+	return attributes{headers: map[string][]string{textproto.CanonicalMIMEHeaderKey(n): v}}
 }
 
 // TestMatch: the table of events.md 6.4.
@@ -160,7 +163,7 @@ func FuzzParse(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	r := request("192.168.1.10", attributes{headers: map[string][]string{"x-client": {"mobile-1"}}, query: map[string][]string{"tier": {"free"}}, claims: map[string][]string{"plan": {"trial"}}})
+	r := request("192.168.1.10", attributes{headers: map[string][]string{"X-Client": {"mobile-1"}}, query: map[string][]string{"tier": {"free"}}, claims: map[string][]string{"plan": {"trial"}}})
 	f.Fuzz(func(t *testing.T, js []byte) {
 		groups, err := Parse(js)
 		if err != nil {

@@ -7,6 +7,7 @@ package policy
 import (
 	"cmp"
 	"maps"
+	"net/textproto"
 	"slices"
 	"strings"
 	"sync"
@@ -41,7 +42,7 @@ func compile(p throttle.Policy) *Compiled {
 		for _, part := range g.Conditions {
 			switch strings.ToLower(part.Type) {
 			case "header":
-				c.Headers = append(c.Headers, part.Name)
+				c.Headers = append(c.Headers, textproto.CanonicalMIMEHeaderKey(part.Name))
 			case "queryparametertype":
 				c.Query = append(c.Query, part.Name)
 			case "jwtclaims":

@@ -43,7 +43,7 @@ func TestConditionsAreCompiled(t *testing.T) {
 		{ID: 3, Conditions: []throttle.Condition{{Type: "Header", Name: "h", Value: "a"}, {Type: "Header", Name: "a", Value: "a"}, {Type: "JWTClaims", Name: "c", Value: "a"}, {Type: "QueryParameterType", Name: "q", Value: "a"}}},
 	}})
 	c := s.Compiled(throttle.PolicyAPI, "", "P")
-	if diff := cmp.Diff([][]string{{"a", "h"}, {"q"}, {"c"}}, [][]string{c.Headers, c.Query, c.Claims}); diff != "" {
+	if diff := cmp.Diff([][]string{{"A", "H"}, {"q"}, {"c"}}, [][]string{c.Headers, c.Query, c.Claims}); diff != "" {
 		t.Error(diff)
 	}
 	if len(c.Conditions) != 3 || c.Conditions[0].Inert == "" || c.Conditions[1].Inert != "" || c.Conditions[1].ID != 2 {

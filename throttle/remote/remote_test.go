@@ -111,7 +111,7 @@ func TestExpiredKeyIsRemovedOnRead(t *testing.T) {
 type attributes map[string]string
 
 func (a attributes) Header(n string) []string {
-	if v, ok := a[n]; ok {
+	if v, ok := a[strings.ToLower(n)]; ok {
 		return []string{v}
 	}
 	return nil
