@@ -42,8 +42,10 @@ const (
 	defaultPending   = 65536
 	pendingBytes     = 64 << 20
 	dialTimeout      = 5 * time.Second
-	// decisionsTimeout bounds the reading of the kept decisions; live messages wait for it.
-	decisionsTimeout = 10 * time.Second
+	// readTimeout bounds the reading of one stream; live messages wait for it.
+	readTimeout = 10 * time.Second
+	// awayMargin is added before the loss of a connection that was noticed late, beside the pings it took.
+	awayMargin = 2 * time.Second
 )
 
 // Options are what New needs.
@@ -75,6 +77,9 @@ type Source struct {
 	o          Options
 	log        zerolog.Logger
 	supervisor *supervisor.Supervisor
+	// lost is from when on messages may be missing: before the last connection ended. Zero before the first one, which
+	// is followed by a fetch of everything and has nothing to make up for. Sessions, one after the other, use it.
+	lost time.Time
 }
 
 var _ eventsource.Source = (*Source)(nil)
@@ -156,7 +161,10 @@ func (s *Source) session(ctx context.Context, b brokerurl.Broker, link *supervis
 	if err := conn.LastError(); errors.Is(err, natsgo.ErrPermissionViolation) {
 		return supervisor.Refused(fmt.Errorf("subscribe at %s: %w", b.Address, err))
 	}
+	away := s.lost
 	link.Connected()
+	// By the clock of this machine; the margin covers some difference to the server's.
+	defer func() { s.lost = time.Now().Add(-3*s.o.Heartbeat - awayMargin) }()
 
 	delivery, stop := context.WithCancel(ctx)
 	var consumers sync.WaitGroup
@@ -164,7 +172,7 @@ func (s *Source) session(ctx context.Context, b brokerurl.Broker, link *supervis
 	defer consumers.Wait()
 	defer stop()
 	for i, sub := range subscriptions {
-		consumers.Go(func() { s.consume(delivery, conn, s.o.Topics[i], sub, link) })
+		consumers.Go(func() { s.consume(delivery, conn, s.o.Topics[i], sub, away, link) })
 	}
 	consumers.Go(func() {
 		for {
@@ -189,13 +197,19 @@ func (s *Source) session(ctx context.Context, b brokerurl.Broker, link *supervis
 	}
 }
 
-// consume hands the messages of one topic over, in their order. The decisions that the relay keeps come before the live
-// ones: they are in no list that could be fetched.
-func (s *Source) consume(ctx context.Context, conn *natsgo.Conn, topic string, sub *natsgo.Subscription, link *supervisor.Link) {
+// consume hands the messages of one topic over, in their order. What the relay's streams hold comes before what is live:
+// the last decision of each key, which is in no list that could be fetched, and what was published while we were away,
+// which a fetch of everything makes up for as well, but later. What comes twice does no harm.
+func (s *Source) consume(ctx context.Context, conn *natsgo.Conn, topic string, sub *natsgo.Subscription, away time.Time, link *supervisor.Link) {
 	if topic == event.TopicThrottleData {
-		if n, err := keptDecisions(ctx, conn, link); err != nil && ctx.Err() == nil {
-			s.log.Warn().Err(err).Int("read", n).Msg("kept throttle decisions could not be read; each counts again from its next change")
-		}
+		s.read(ctx, conn, decisionPrefix+">", topic, link, jetstream.OrderedConsumerConfig{
+			FilterSubjects: []string{decisionPrefix + ">"}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+		})
+	}
+	if !away.IsZero() {
+		s.read(ctx, conn, sub.Subject, topic, link, jetstream.OrderedConsumerConfig{
+			FilterSubjects: []string{sub.Subject}, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &away,
+		})
 	}
 	for {
 		m, err := sub.NextMsgWithContext(ctx)
@@ -203,33 +217,42 @@ func (s *Source) consume(ctx context.Context, conn *natsgo.Conn, topic string, s
 		case err == nil:
 			link.Deliver(message(topic, m))
 		case errors.Is(err, natsgo.ErrSlowConsumer):
-			// Told once by this call as well; the error handler has said it, and what still waits is good.
+			// The error handler has said it; what still waits is good.
 		default:
 			return
 		}
 	}
 }
 
-// keptDecisions reads the last decision of each throttle key from whichever stream holds them. Without one there is
-// nothing to read.
-func keptDecisions(ctx context.Context, conn *natsgo.Conn, link *supervisor.Link) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, decisionsTimeout)
+// read delivers what the stream of a subject holds, if there is a stream, and logs when it cannot.
+func (s *Source) read(ctx context.Context, conn *natsgo.Conn, subject, topic string, link *supervisor.Link, c jetstream.OrderedConsumerConfig) {
+	limited, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
+	n, err := readStream(limited, conn, subject, topic, link, c)
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn().Err(err).Str("subject", subject).Int("read", n).
+			Msg("kept messages could not be read; a fetch of everything and the next change make up for them")
+	}
+}
+
+// readStream delivers what was in the stream when it began, and returns how much that was.
+func readStream(ctx context.Context, conn *natsgo.Conn, subject, topic string, link *supervisor.Link, c jetstream.OrderedConsumerConfig) (int, error) {
 	js, err := jetstream.New(conn)
 	if err != nil {
 		return 0, err
 	}
-	name, err := js.StreamNameBySubject(ctx, decisionPrefix+">")
-	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, natsgo.ErrNoResponders) ||
-		errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
-		return 0, nil // events come without a relay
+	name, err := js.StreamNameBySubject(ctx, subject)
+	for _, none := range []error{
+		jetstream.ErrStreamNotFound, natsgo.ErrNoResponders, jetstream.ErrJetStreamNotEnabled, jetstream.ErrJetStreamNotEnabledForAccount,
+	} {
+		if errors.Is(err, none) {
+			return 0, nil // events come without a relay
+		}
 	}
 	if err != nil {
-		return 0, fmt.Errorf("find the stream of %s>: %w", decisionPrefix, err)
+		return 0, fmt.Errorf("find the stream: %w", err)
 	}
-	consumer, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{decisionPrefix + ">"}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
-	})
+	consumer, err := js.OrderedConsumer(ctx, name, c)
 	if err != nil {
 		return 0, fmt.Errorf("read stream %s: %w", name, err)
 	}
@@ -242,7 +265,7 @@ func keptDecisions(ctx context.Context, conn *natsgo.Conn, link *supervisor.Link
 		}
 		got := uint64(0)
 		for m := range batch.Messages() {
-			link.Deliver(messageOf(event.TopicThrottleData, natsgo.Header(m.Headers()), m.Data()))
+			link.Deliver(messageOf(topic, natsgo.Header(m.Headers()), m.Data()))
 			got++
 		}
 		if err := batch.Error(); err != nil {

@@ -327,6 +327,57 @@ func TestKeptDecisionsComeBeforeLiveOnes(t *testing.T) {
 	}
 }
 
+// TestWhatWasPublishedMeanwhileIsReplayed cuts a source off from a server whose stream goes on, and wants what it missed
+// before what is live.
+func TestWhatWasPublishedMeanwhileIsReplayed(t *testing.T) {
+	s := start(t, nil)
+	c := client(t, address(s))
+	js, err := jetstream.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "GATEHOUSE", Subjects: []string{"gatehouse.event.>"}, Storage: jetstream.MemoryStorage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := harness.StartProxy(t, address(s))
+	publish(t, c, "gatehouse.event.notification", "before the first connection", nil)
+	r := sourcetest.NewRecorder()
+	connections := 0
+	r.OnStateFunc = func(s eventsource.State) {
+		if s.Kind == eventsource.Connected {
+			connections++
+			publish(t, c, "gatehouse.event.notification", fmt.Sprintf("live %d", connections), nil)
+		}
+	}
+	sourcetest.Run(t, source(t, Options{Topics: []string{event.TopicNotification, event.TopicKeyManager}}, "nats://"+proxy.Address()), r)
+	r.Await(t, "the first live message", 10*time.Second, func() bool { return len(r.Messages()) == 1 })
+	proxy.Refuse()
+	r.AwaitState(t, eventsource.Disconnected, 1, 10*time.Second)
+	for i := range 3 {
+		publish(t, c, "gatehouse.event.notification", fmt.Sprintf("missed %d", i), nil)
+	}
+	proxy.Resume()
+	r.Await(t, "what is live again, from the subscription", 10*time.Second, func() bool {
+		n := 0
+		for _, b := range r.Bodies() {
+			if b == "live 2" {
+				n++
+			}
+		}
+		return n == 2 // the stream holds it as well
+	})
+	bodies := r.Bodies()
+	// The margin lets what came before the loss come again; then comes what was missed, once.
+	want := []string{"live 1", "missed 0", "missed 1", "missed 2", "live 2", "live 2"}
+	if got := bodies[len(bodies)-len(want):]; !slices.Equal(got, want) {
+		t.Errorf("received %q, want %q at the end", bodies, want)
+	}
+	if bodies[0] != "live 1" {
+		t.Errorf("the first connection replayed %q", bodies[0])
+	}
+}
+
 func TestServerWithoutJetStream(t *testing.T) {
 	s := start(t, func(o *server.Options) { o.JetStream = false })
 	r := sourcetest.NewRecorder()
