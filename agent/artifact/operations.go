@@ -386,8 +386,12 @@ func (b *builder) operations() {
 	if b.api.Type == "GRAPHQL" {
 		// Its operations are QUERY and MUTATION within one POST: without reading the query their scopes and tiers cannot be
 		// kept, so no request is let through.
-		b.report.note("GraphQL APIs are known but not served by this release: requests to %s are answered 404", b.api.Context)
-		b.api.Operations = nil
+		const why = "it is a GraphQL API, and this release does not read queries"
+		b.report.note("%s: every request to it is refused", why)
+		b.api.Operations = []definition.Operation{
+			{Template: "/*", Method: "POST", Unavailable: why},
+			{Template: "/*", Method: "GET", Unavailable: why},
+		}
 		return
 	}
 	if len(b.api.Operations) == 0 && len(b.report.faults) == 0 {

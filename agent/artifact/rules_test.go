@@ -151,6 +151,9 @@ func TestProjectRules(t *testing.T) {
 		{"WebSocket topics", "  type: WS\n  operations: [{target: /a, verb: SUBSCRIBE}, {target: /a, verb: PUBLISH}, {target: \"/*\", verb: SUBSCRIBE}]\n", "", Options{}, func(a *definition.API) any {
 			return []string{a.Operations[0].Method + a.Operations[0].Template, a.Operations[1].Method + a.Operations[1].Template}
 		}, []string{"GET/a", "GET/*"}},
+		{"GraphQL is refused, whatever its operations say", "  type: GRAPHQL\n  lifeCycleStatus: PROTOTYPED\n  operations: [{target: books, verb: QUERY, authType: None}]\n", "", Options{}, func(a *definition.API) any {
+			return []any{len(a.Operations), a.Operations[0].Unsecured, a.Operations[0].Unavailable}
+		}, []any{2, false, "it is a GraphQL API, and this release does not read queries"}},
 		{"an endpoint that was taken out", "  endpointConfig: {endpoint_type: http, production_endpoints: {url: https://b.example.test}, sandbox_endpoints: {url: \"\"}}\n", "", Options{}, func(a *definition.API) any { return a.Sandbox }, (*definition.Endpoint)(nil)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -294,7 +297,7 @@ func TestCheckPath(t *testing.T) {
 		lines = append(lines, fmt.Sprintf("%s: %s %s, %d operations, %d faults", c.Path, c.Name, c.Version, c.Operations, len(c.Faults)))
 	}
 	want := []string{
-		"testdata/good/BooksGraph-1.0.0: BooksGraph 1.0.0, 0 operations, 0 faults",
+		"testdata/good/BooksGraph-1.0.0: BooksGraph 1.0.0, 2 operations, 0 faults",
 		"testdata/good/News-2.1-tenant: News 2.1, 1 operations, 0 faults",
 		"testdata/good/PizzaOrders-1.0.0: PizzaOrders 1.0.0, 3 operations, 0 faults",
 		"testdata/good/WeatherInfo-v2: WeatherInfo v2, 2 operations, 0 faults",
