@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"gatehouse/integration/emulator"
 	"gatehouse/integration/emulator/issuer"
@@ -20,6 +21,8 @@ var quickstartUsers = []struct{ name, client string }{
 const (
 	quickstartVHost      = "localhost"
 	quickstartKeyManager = "Corp Keycloak"
+	// quickstartTokenLife lets somebody come back after lunch.
+	quickstartTokenLife = 12 * time.Hour
 )
 
 // fillQuickstart gives the emulated API Manager its data: one API, three applications with a key of the third-party key
@@ -70,7 +73,7 @@ func fillQuickstart(e *emulator.Emulator) error {
 func mintQuickstart(e *emulator.Emulator, folder string) (tokens, headers map[string]string, err error) {
 	tokens, headers = map[string]string{}, map[string]string{}
 	for _, u := range quickstartUsers {
-		t, err := e.Issuer().Mint(issuer.Token{ClientID: u.client, Subject: u.name, Scope: "openid profile"})
+		t, err := e.Issuer().Mint(issuer.Token{ClientID: u.client, Subject: u.name, Scope: "openid profile", Life: quickstartTokenLife})
 		if err != nil {
 			return nil, nil, err
 		}
