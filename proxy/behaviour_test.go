@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -1153,3 +1154,6 @@ func TestRouteSwapUnderLoad(t *testing.T) {
 		}
 	})
 }
+
+// quietLog takes what the reference proxy has to say of broken backends.
+func quietLog() *log.Logger { return log.New(io.Discard, "", 0) }

@@ -396,6 +396,9 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	if p.draining.Load() && r.ProtoMajor == 1 {
 		h["Connection"] = []string{"close"}
 	}
+	if h["Content-Type"] == nil {
+		h["Content-Type"] = nil // otherwise net/http guesses one
+	}
 	if len(res.Announced) > 0 {
 		h["Trailer"] = res.Announced
 	}

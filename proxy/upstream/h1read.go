@@ -98,7 +98,7 @@ func (cn *conn) accept(block string, req *Request, res *Response) error {
 	case req.Method == "HEAD" || h.status == http.StatusNoContent || h.status == http.StatusNotModified:
 		b.mode, res.Length = byLength, 0
 		if req.Method == "HEAD" {
-			res.Length = h.length
+			res.Length, res.Announced = h.length, h.trailer
 		}
 		if h.status == http.StatusNoContent {
 			delete(res.Header, "Content-Length")
