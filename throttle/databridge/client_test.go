@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
@@ -295,6 +296,38 @@ func TestSessionTimeoutLogsInAgainAndResendsOnce(t *testing.T) {
 	send(t, c, 2)
 	if got := strings.Join(tm.seen(), ", "); got != "tls login, tcp publish, tcp publish, tls login, tcp publish" || tm.events() != 3 {
 		t.Errorf("frames: %s, %d events", got, tm.events())
+	}
+}
+
+// TestRecordedSessionExpiry answers with the bytes that WSO2's receiver sent when a session had expired. As its agent did
+// on the wire (agent.json), the client logs in on the TLS port and sends the same events again on the same connection.
+func TestRecordedSessionExpiry(t *testing.T) {
+	var doc struct{ AnswerHex string }
+	readJSON(t, "session-expiry.json", &doc)
+	expired, err := hex.DecodeString(doc.AnswerHex)
+	if err != nil || len(expired) == 0 {
+		t.Fatal(err)
+	}
+	tm := startTM(t)
+	c := client(t, tm.options())
+	send(t, c, 1)
+	before := c.conn
+	said := false
+	tm.mu.Lock()
+	tm.script = func(f Frame) ([]byte, bool) {
+		if f.Type == TypePublish && !said {
+			said = true
+			return expired, false
+		}
+		return nil, false
+	}
+	tm.mu.Unlock()
+	send(t, c, 1)
+	if got := strings.Join(tm.seen(), ", "); got != "tls login, tcp publish, tcp publish, tls login, tcp publish" || tm.events() != 2 {
+		t.Errorf("frames: %s, %d events", got, tm.events())
+	}
+	if c.conn != before {
+		t.Error("the connection was not kept")
 	}
 }
 
