@@ -182,17 +182,22 @@ func (r *Registry) Delete(tenant, name string) (before *keymanager.KeyManager) {
 
 // ReplaceAll makes the list the key managers of the API Manager; issuers of the configuration stay. One whose
 // configuration did not change keeps its keys and its verified tokens. Of two of one owner and name the last counts.
-func (r *Registry) ReplaceAll(list []keymanager.KeyManager) {
+func (r *Registry) ReplaceAll(list []keymanager.KeyManager) { r.replace(list, false) }
+
+// ReplaceConfigured is ReplaceAll for the issuers of the configuration file; key managers of the API Manager stay.
+func (r *Registry) ReplaceConfigured(list []keymanager.KeyManager) { r.replace(list, true) }
+
+func (r *Registry) replace(list []keymanager.KeyManager, configuration bool) {
 	r.mu.Lock()
 	var gone []*manager
 	keep := map[managerKey]bool{}
 	for _, km := range list {
-		km.FromConfiguration = false
-		key, ok := r.find(km.Owner(), km.Name, false)
+		km.FromConfiguration = configuration
+		key, ok := r.find(km.Owner(), km.Name, configuration)
 		keep[r.put(key, ok, km, &gone)] = true
 	}
 	for key, m := range r.managers {
-		if !key.configuration && !keep[key] {
+		if key.configuration == configuration && !keep[key] {
 			delete(r.managers, key)
 			gone = append(gone, m)
 		}

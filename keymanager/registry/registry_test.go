@@ -331,6 +331,15 @@ func TestAPIManagerReplacesAnIssuerOfTheConfiguration(t *testing.T) {
 	if tok := f.accept(token); tok.KeyManager != "local" {
 		t.Errorf("token %+v", tok)
 	}
+	f.ReplaceConfigured([]keymanager.KeyManager{local})
+	if _, cached, err := f.auth(token); err != nil || !cached {
+		t.Errorf("the same configuration again: cached=%t %v", cached, err)
+	}
+	f.ReplaceAll([]keymanager.KeyManager{f.keyManager()})
+	f.ReplaceConfigured(nil)
+	if len(f.All()) != 1 || f.All()[0].FromConfiguration {
+		t.Errorf("left: %+v", f.All())
+	}
 }
 
 func TestUnchangedKeyManagerKeepsKeysAndTokens(t *testing.T) {

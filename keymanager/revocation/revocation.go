@@ -321,7 +321,7 @@ func (s *Set) source(r keymanager.Revocation) uint32 {
 
 // Keys are the names of a token, computed once so that a cached token is checked for the price of two look-ups.
 type Keys struct {
-	ids [3]id
+	ids [2]id
 	n   int
 }
 
@@ -345,7 +345,8 @@ func KeysOf(t *keymanager.Token, raw string) (k Keys) {
 		add(t.ID)
 	}
 	if _, sig, ok := cutSignature(raw); ok {
-		add(sig)
+		add(sig) // under which the whole token was put too
+		return k
 	}
 	add(raw)
 	return k

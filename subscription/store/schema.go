@@ -103,6 +103,7 @@ func (s *Store) apiSchema() schema[APIKey, subscription.API] {
 			apiByID:      func(r *subscription.API) (uint64, bool) { return hashID(r.ID), r.ID != 0 },
 			apiByContext: func(r *subscription.API) (uint64, bool) { return maphash.String(s.seed, r.Context), r.Context != "" },
 		},
+		rebuilt: true,
 		// A row without a UUID is the API that is known under its number.
 		canonical: func(v *view[subscription.API], r *subscription.API) {
 			if r.UUID == "" && r.ID != 0 {

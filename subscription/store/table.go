@@ -36,6 +36,8 @@ type schema[K comparable, R any] struct {
 	canonical func(*view[R], *R)
 	// rivals returns the rows that the row replaces. When nil it is the row of the same key.
 	rivals func(*view[R], *R) (before, also *R)
+	// rebuilt makes ReplaceAll start from an empty table, because what the rows become depends on what is there.
+	rebuilt bool
 	// same reports whether two rows say the same, Origin apart.
 	same func(a, b *R) bool
 	// intern calls share for the strings of a row that other rows have too, and own for those that they have not.
@@ -105,9 +107,10 @@ func (t *Table[K, R]) Delete(k K) (before *R) {
 	return before
 }
 
-// ReplaceAll makes the rows the whole content of the table, in one step: a reader sees all of the old rows or all of
-// the new ones. Of several rows of one key the last counts. The rows are copied. A row that says what the table already
-// has keeps its place and its Origin, which is when that was first learnt, so that a pull without news costs no memory.
+// ReplaceAll makes the rows the whole content of the table. A reader never misses a row that is in both the old content
+// and the new; rows that are gone go last. Of several rows of one key the last counts. The rows are copied. A row that
+// says what the table already has keeps its place and its Origin, which is when that was first learnt, so that a pull
+// without news costs no memory.
 func (t *Table[K, R]) ReplaceAll(rows []R) {
 	_ = t.ReplaceAllFrom(len(rows), func(yield func(R, error) bool) {
 		for i := range rows {
@@ -118,14 +121,50 @@ func (t *Table[K, R]) ReplaceAll(rows []R) {
 	})
 }
 
-// ReplaceAllFrom is ReplaceAll for rows that are made one by one, so that a list of a million need not be held twice.
-// about is how many are expected; it may be wrong. When the sequence yields an error, the table stays as it is and the
-// error is returned. Writers wait until the sequence has ended, readers do not.
+// ReplaceAllFrom is ReplaceAll for rows that are made one by one, so that a list of a million need not be held beside the
+// table. about is how many are expected; it may be wrong. When the sequence yields an error it is returned, and no row has
+// gone; of the rows before it some may be in. Writers wait until the sequence has ended, readers do not.
 func (t *Table[K, R]) ReplaceAllFrom(about int, rows iter.Seq2[R, error]) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	old, v := t.view.Load(), t.emptyView(about)
+	v := t.view.Load()
+	defer func() { t.rows.Store(int64(t.view.Load().primary.live)) }()
+	if v.primary.live == 0 || t.schema.rebuilt {
+		return t.fill(v, about, rows)
+	}
+	// The table is large: another one beside it would take as much memory again. seen holds what the list names.
 	l := loader[R]{seen: make(map[string]string)}
+	seen := newIndex(v.primary.live, t.schema.hash)
+	for row, err := range rows {
+		if err != nil {
+			return err
+		}
+		t.schema.canonical(v, &row)
+		before, _ := t.schema.rivals(v, &row)
+		r := before
+		if before == nil || !t.schema.same(before, &row) {
+			t.schema.intern(&row, l.share, func(*string) {})
+			r = &row
+			v.put(r, before)
+		}
+		h, _ := t.schema.hash(r)
+		if b, _ := seen.find(h, r); b == nil {
+			seen.insert(h, r)
+		}
+	}
+	for r := range v.primary.all {
+		h, _ := t.schema.hash(r)
+		if b, _ := seen.find(h, r); b == nil {
+			v.remove(r)
+		}
+	}
+	return nil
+}
+
+// fill makes the rows a view of their own and swaps, so that a reader sees all of the old rows or all of the new ones.
+func (t *Table[K, R]) fill(old *view[R], about int, rows iter.Seq2[R, error]) error {
+	v := t.emptyView(about)
+	l := loader[R]{seen: make(map[string]string), blocks: true}
 	for row, err := range rows {
 		if err != nil {
 			return err
@@ -143,15 +182,16 @@ func (t *Table[K, R]) ReplaceAllFrom(about int, rows iter.Seq2[R, error]) error 
 		}
 	}
 	t.view.Store(v)
-	t.rows.Store(int64(v.primary.live))
 	return nil
 }
 
-// loader gives rows and their strings memory in blocks: a million objects less for the garbage collector to look at.
+// loader lets rows share strings, and gives them memory in blocks: millions of objects less for the garbage collector to
+// look at. A block lives as long as one row of it, so rows that come one at a time are better off without.
 type loader[R any] struct {
-	seen  map[string]string
-	text  []byte
-	block []R
+	seen   map[string]string
+	blocks bool
+	text   []byte
+	block  []R
 }
 
 const (
@@ -167,7 +207,9 @@ func (l *loader[R]) share(s *string) {
 	known, ok := l.seen[*s]
 	if !ok {
 		known = *s
-		l.own(&known)
+		if l.blocks {
+			l.own(&known)
+		}
 		l.seen[known] = known
 	}
 	*s = known
