@@ -197,8 +197,8 @@ type (
 		ExpiresAt int64 // ms; 0: Time + TTL
 		TTL       int64 // seconds
 	}
-	// KeyManagerChanged is keyManager (5d). Configuration is the map, whichever shape the value had; nil for a delete
-	// without value.
+	// KeyManagerChanged is keyManager (5d). Configuration is the map, whichever shape the value had, with numbers as
+	// float64; nil for a delete without value. It may hold secrets of connectors: never log or expose it.
 	KeyManagerChanged struct {
 		Base
 		Action        string // add, update, delete
@@ -218,7 +218,8 @@ type (
 		APIVersion string
 		Keys       []string // tokens or users
 	}
-	// WebhookChanged is asyncWebhooksData (5e), 4.0 and later. A throttled subscribe only marks the application and API.
+	// WebhookChanged is asyncWebhooksData (5e), 4.0 and later. A throttled subscribe only marks the application and
+	// API. Secret is one: never log it.
 	WebhookChanged struct {
 		Base
 		Remove                         bool

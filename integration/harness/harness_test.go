@@ -2,20 +2,29 @@ package harness
 
 import (
 	"bufio"
-	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { os.Exit(Run(m)) }
+func TestMain(m *testing.M) {
+	code := Run(m)
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 func TestRabbitMQIsKilledAndStartedAgainOnTheSamePort(t *testing.T) {
 	r := StartRabbitMQ(t)
@@ -36,8 +45,10 @@ func TestRabbitMQIsKilledAndStartedAgainOnTheSamePort(t *testing.T) {
 	}
 	r.Restart(t)
 	t.Logf("restart took %s", r.StartTime())
-	if _, err := amqp091.Dial(r.URL("carbon")); err != nil {
+	if c, err := amqp091.Dial(r.URL("carbon")); err != nil {
 		t.Errorf("after the restart: %v", err)
+	} else {
+		c.Close()
 	}
 }
 
@@ -101,16 +112,17 @@ func echo(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
+	var running sync.WaitGroup
+	t.Cleanup(func() { l.Close(); running.Wait() }) // after the clients have gone
+	running.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go func() { _, _ = io.Copy(c, c); c.Close() }()
+			running.Go(func() { _, _ = io.Copy(c, c); c.Close() })
 		}
-	}()
+	})
 	return l.Addr().String()
 }
 
@@ -194,11 +206,13 @@ func TestProxyFaults(t *testing.T) {
 	defer other.Close()
 	p.Retarget(other.Addr().String())
 	dial(t, p.Address())
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	go func() { <-ctx.Done(); other.Close() }()
-	if _, err := other.Accept(); err != nil {
+	if err := other.(*net.TCPListener).SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := other.Accept(); err != nil {
 		t.Errorf("retarget: nobody came: %v", err)
+	} else {
+		c.Close()
 	}
 	if p.Accepted() != 4 {
 		t.Errorf("%d connections were taken, want 4", p.Accepted())

@@ -31,8 +31,11 @@ const (
 	defaultPrefetch  = 100
 	// dialTimeout bounds TCP, TLS and log-in together, so that a broker that takes connections and says nothing does
 	// not keep the next one waiting.
-	dialTimeout  = 5 * time.Second
-	closeTimeout = time.Second
+	dialTimeout = 5 * time.Second
+	// connectTimeout bounds TCP alone: a host that was down and comes back hears of a new attempt sooner than of the
+	// old one, whose repetitions come ever later.
+	connectTimeout = 1500 * time.Millisecond
+	closeTimeout   = time.Second
 )
 
 // Options are what New needs.
@@ -152,7 +155,7 @@ func (s *Source) dial(ctx context.Context, b brokerurl.Broker) (*amqp091.Connect
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var dialer net.Dialer
+	dialer := net.Dialer{Timeout: connectTimeout}
 	conn, err := dialer.DialContext(ctx, "tcp", b.Address)
 	if err != nil {
 		return nil, err

@@ -128,7 +128,10 @@ func consume(sub subscription, link *supervisor.Link, done <-chan struct{}) erro
 			return nil
 		case err := <-sub.closed:
 			return fmt.Errorf("channel of topic %s: %w", sub.topic, orClosed(err))
-		case <-sub.cancelled:
+		case _, ok := <-sub.cancelled:
+			if !ok { // closed with the channel
+				return fmt.Errorf("channel of topic %s: %w", sub.topic, orClosed(<-sub.closed))
+			}
 			return fmt.Errorf("the broker cancelled the consumer of topic %s", sub.topic)
 		case d, ok := <-sub.deliveries:
 			if !ok {

@@ -41,7 +41,10 @@ const (
 	defaultHeartbeat = 3 * time.Second
 	defaultPending   = 65536
 	pendingBytes     = 64 << 20
-	dialTimeout      = 5 * time.Second
+	// dialTimeout bounds TCP, TLS and log-in together; connectTimeout TCP alone: a host that was down and comes back
+	// hears of a new attempt sooner than of the old one, whose repetitions come ever later.
+	dialTimeout    = 5 * time.Second
+	connectTimeout = 1500 * time.Millisecond
 	// readTimeout bounds the reading of one stream; live messages wait for it.
 	readTimeout = 10 * time.Second
 	// awayMargin is added before the loss of a connection that was noticed late, beside the pings it took.
@@ -314,7 +317,7 @@ func (s *Source) dial(ctx context.Context, b brokerurl.Broker, n notices) (*nats
 		natsgo.Name("gatehouse " + s.o.Name),
 		natsgo.NoReconnect(),
 		natsgo.Timeout(limit),
-		natsgo.SetCustomDialer(contextDialer{ctx, limit}),
+		natsgo.SetCustomDialer(contextDialer{ctx, min(limit, connectTimeout)}),
 		natsgo.PingInterval(s.o.Heartbeat),
 		natsgo.MaxPingsOutstanding(2),
 		natsgo.ClosedHandler(func(*natsgo.Conn) { close(n.closed) }),
