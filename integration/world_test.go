@@ -38,6 +38,8 @@ type worldOptions struct {
 	dataDir string
 	// sections are added to the configuration; eventHubKeys to [apim.event_hub].
 	sections, eventHubKeys string
+	// gatewayKeys and listenerKeys are added to [gateway] and to [listener].
+	gatewayKeys, listenerKeys string
 	// waitReady is how long the gateway may take; 0 means 20 s, negative does not wait.
 	waitReady time.Duration
 }
@@ -108,19 +110,21 @@ func startGateway(t testing.TB, emu *emulator.Emulator, o worldOptions) *gateway
 	text := fmt.Sprintf(`
 [listener]
 http = "127.0.0.1:0"
+%[10]s
 [admin]
 address = "127.0.0.1:0"
 [gateway]
-data_dir = %q
+data_dir = %[1]q
 drain_delay = "0s"
+%[9]s
 [apim.event_hub]
-service_url = %q
+service_url = %[2]q
 username = "admin"
 password = "admin"
-event_listening_endpoints = [%q]
-ca_file = %q
+event_listening_endpoints = [%[3]q]
+ca_file = %[4]q
 resync_jitter = "10ms"
-%s
+%[5]s
 [apim.throttling]
 ca_file = %[4]q
 [[apim.throttling.url_group]]
@@ -131,7 +135,8 @@ apis = ""
 policies = ""
 [log]
 level = "debug"
-%[8]s`, o.dataDir, o.serviceURL, o.gatewayHub, ca, o.eventHubKeys, emu.Receiver().TCPAddress(), emu.Receiver().TLSAddress(), o.sections)
+%[8]s`, o.dataDir, o.serviceURL, o.gatewayHub, ca, o.eventHubKeys, emu.Receiver().TCPAddress(), emu.Receiver().TLSAddress(), o.sections,
+		o.gatewayKeys, o.listenerKeys)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -242,6 +247,12 @@ type dump map[string]map[string]any
 
 func (g *gateway) dump() dump {
 	g.t.Helper()
+	return g.dumpAs(stripVolatile)
+}
+
+// dumpAs is dump with each entry as shown makes it.
+func (g *gateway) dumpAs(shown func(item map[string]any) map[string]any) dump {
+	g.t.Helper()
 	d := make(dump)
 	for _, name := range tables {
 		d[name] = make(map[string]any)
@@ -253,7 +264,7 @@ func (g *gateway) dump() dump {
 			}
 			g.getJSON("/api/v1/"+name+"?limit=1000"+cursor, &page)
 			for _, item := range page.Items {
-				d[name][entryID(item)] = stripVolatile(item)
+				d[name][entryID(item)] = shown(item)
 			}
 			if page.NextCursor == nil {
 				break
