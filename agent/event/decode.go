@@ -242,16 +242,9 @@ func (d *decoder) tokenRevocation() (Event, *DecodeError) {
 }
 
 func (d *decoder) massRevocation(e Revoked, kind string) (Event, *DecodeError) {
-	var inner map[string]any
-	ok := false
-	if raw, isBase64 := decodeBase64(e.Token); isBase64 {
-		inner, ok = objectOf(string(raw))
-	}
-	if !ok {
-		inner, ok = objectOf(e.Token)
-	}
+	inner := embedded(e.Token)
 	e.Token = ""
-	if !ok {
+	if inner == nil {
 		return nil, d.unusable("revokedToken of type %q is not base64 of a JSON object", e.TokenType)
 	}
 	e.Before = intOf(foldedOf(inner, "revocationTime"))
@@ -303,7 +296,8 @@ func (d *decoder) keyManager() (Event, *DecodeError) {
 	if strings.EqualFold(e.TenantDomain, allTenants) {
 		e.TenantDomain = "" // every tenant is to process it
 	}
-	if value := valueOf(a["value"]); value != nil {
+	if value := embedded(a["value"]); value != nil {
+		plain(value)
 		e.Configuration = value
 		// The newer value is the whole DTO around the map that the older one was.
 		if inner, ok := value["additionalProperties"].(map[string]any); ok {
@@ -341,22 +335,6 @@ func fill(field *string, v any) {
 	if *field == "" {
 		*field = stringOf(v)
 	}
-}
-
-// valueOf reads an attribute that is a JSON object, text of one, or base64 of one; nil when it is none of them. The
-// numbers inside are float64, as everywhere where JSON is read into a map.
-func valueOf(v any) map[string]any {
-	if s, ok := v.(string); ok {
-		if raw, ok := decodeBase64(s); ok {
-			if m, ok := objectOf(string(raw)); ok {
-				return plain(m).(map[string]any)
-			}
-		}
-	}
-	if m, ok := objectOf(v); ok {
-		return plain(m).(map[string]any)
-	}
-	return nil
 }
 
 func (d *decoder) cacheInvalidation() (Event, *DecodeError) {

@@ -11,7 +11,7 @@ import (
 func (d *decoder) notification() (Event, *DecodeError) {
 	a := d.attributes
 	eventType := stringOf(a["eventType"])
-	inner := valueOfNotification(a["event"])
+	inner := embedded(a["event"])
 	if eventType == "" {
 		eventType = stringOf(inner["type"])
 	}
@@ -37,18 +37,6 @@ func (d *decoder) notification() (Event, *DecodeError) {
 		return nil, d.unusable("event of type %s: %s is missing", eventType, missing)
 	}
 	return e, nil
-}
-
-func valueOfNotification(v any) map[string]any {
-	if s, ok := v.(string); ok {
-		if raw, ok := decodeBase64(s); ok {
-			if m, ok := objectOf(string(raw)); ok {
-				return m
-			}
-		}
-	}
-	m, _ := objectOf(v)
-	return m
 }
 
 // notifications reads each type that a gateway acts on; missing names the attribute without which it cannot.

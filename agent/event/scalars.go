@@ -141,6 +141,20 @@ func decodeBase64(s string) ([]byte, bool) {
 	return b, err == nil
 }
 
+// embedded reads an attribute that holds a JSON object: base64 of one, text of one, or the object itself. It is nil when
+// the attribute is none of them.
+func embedded(v any) map[string]any {
+	if s, ok := v.(string); ok {
+		if raw, ok := decodeBase64(s); ok {
+			if m, err := decodeObject(trimText(raw)); err == nil {
+				return m
+			}
+		}
+	}
+	m, _ := objectOf(v)
+	return m
+}
+
 // objectOf reads a JSON object out of a value that is one, or a text that holds one, once or several times encoded.
 func objectOf(v any) (map[string]any, bool) {
 	for range 4 {
