@@ -140,11 +140,10 @@ func (c *h1) roundTrip(ctx context.Context, t *target, req *Request, res *Respon
 	for {
 		var cn *conn
 		if reuse {
-			cn = c.take()
-			// A request that may not be sent twice must not meet a connection that the host has closed meanwhile.
-			for cn != nil && !repeatable(req) && !cn.alive() {
+			// A connection that the host has closed meanwhile would cost a request that may not be sent twice; one on
+			// which it has spoken unasked would give this request the answer to another.
+			for cn = c.take(); cn != nil && !cn.alive(); cn = c.take() {
 				cn.c.Close()
-				cn = c.take()
 			}
 		}
 		reused := cn != nil
@@ -178,7 +177,7 @@ type conn struct {
 	h     *h1
 	c     net.Conn
 	raw   syscall.RawConn
-	probe func(fd uintptr) bool
+	probe func(fd uintptr)
 	dead  bool // what probe found
 	since time.Time
 
@@ -209,19 +208,14 @@ func (cn *conn) alive() bool {
 	if cn.raw == nil {
 		return true
 	}
-	if cn.c.SetReadDeadline(time.Time{}) != nil {
-		return false
-	}
-	cn.set = time.Time{}
 	cn.dead = false
-	return cn.raw.Read(cn.probe) == nil && !cn.dead
+	return cn.raw.Control(cn.probe) == nil && !cn.dead
 }
 
-func (cn *conn) peek(fd uintptr) bool {
+func (cn *conn) peek(fd uintptr) {
 	var b [1]byte
 	_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 	cn.dead = err != syscall.EAGAIN
-	return true
 }
 
 // drop closes the connection after a failure.
