@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"slices"
@@ -233,6 +234,24 @@ func TestToken(t *testing.T) {
 	r := sourcetest.NewRecorder()
 	sourcetest.Run(t, source(t, Options{}, "nats://s3cr3t@"+address(s)), r)
 	r.AwaitState(t, eventsource.Connected, 1, 10*time.Second)
+}
+
+func TestTLS(t *testing.T) {
+	certificate, roots := harness.Certificate(t, "127.0.0.1")
+	s := start(t, func(o *server.Options) {
+		o.TLSConfig, o.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}, true
+	})
+	r := sourcetest.NewRecorder()
+	sourcetest.Run(t, source(t, Options{TLS: &tls.Config{RootCAs: roots}}, "tls://"+address(s)), r)
+	r.AwaitState(t, eventsource.Connected, 1, 10*time.Second)
+
+	// Without its authority the server is not believed, and that is no refusal of ours.
+	other := sourcetest.NewRecorder()
+	sourcetest.Run(t, source(t, Options{}, "tls://"+address(s)), other)
+	other.AwaitState(t, eventsource.Disconnected, 1, 10*time.Second)
+	if err := other.States()[1].Err; !strings.Contains(err.Error(), "unknown authority") {
+		t.Errorf("%v, want the certificate to be the reason", err)
+	}
 }
 
 func TestSlowHandlerIsAGap(t *testing.T) {
