@@ -82,7 +82,7 @@ func runQuickstart(ctx context.Context, o quickstartOptions, streams ioStreams) 
 	if err != nil {
 		return fmt.Errorf("open the gateway's log: %w", err)
 	}
-	defer log.Close()
+	defer func() { err = errors.Join(err, log.Close()) }()
 
 	gateway, err := startQuickstartGateway(configFile, log)
 	if err != nil {

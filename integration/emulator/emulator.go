@@ -436,11 +436,11 @@ func (s *restServer) stop() {
 	defer s.mu.Unlock()
 	if s.server == nil {
 		if s.listener != nil {
-			s.listener.Close()
+			_ = s.listener.Close() // nothing was served on it
 		}
 		return
 	}
-	s.server.Close()
+	_ = s.server.Close() // connections break, as asked
 	<-s.done
 	s.server = nil
 }

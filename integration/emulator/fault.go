@@ -150,7 +150,7 @@ func reset(c net.Conn) {
 	if t, ok := raw.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)
 	}
-	raw.Close()
+	_ = raw.Close() // reset on purpose
 }
 
 // truncated aborts the connection after so many bytes of body.

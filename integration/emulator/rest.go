@@ -63,14 +63,13 @@ func writeEmpty(w http.ResponseWriter, path string) {
 
 // recorder keeps what gateways asked and told, for assertions.
 type recorder struct {
-	mu            sync.Mutex
-	requests      map[string]int
-	notices       []GatewayNotice
-	deployed      []Acknowledgement
-	undeployed    []Undeployed
-	status        []DeploymentStatus
-	gateways      map[string]GatewayNotice
-	registrations int
+	mu         sync.Mutex
+	requests   map[string]int
+	notices    []GatewayNotice
+	deployed   []Acknowledgement
+	undeployed []Undeployed
+	status     []DeploymentStatus
+	gateways   map[string]GatewayNotice
 }
 
 // GatewayNotice is a body of POST /notify-gateway.
@@ -238,7 +237,7 @@ func (e *Emulator) serveData(w http.ResponseWriter, r *http.Request, name string
 	if e.gzip && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") || name == "apis" && r.Header.Get("Accept") == "application/gzip" {
 		w.Header().Set("Content-Encoding", "gzip")
 		z := gzip.NewWriter(w)
-		defer z.Close()
+		defer func() { _ = z.Close() }() // the peer went away: nothing to tell it
 		w = &compressed{ResponseWriter: w, z: z}
 	}
 	e.mu.Lock()
@@ -386,7 +385,7 @@ type list struct {
 func (e *Emulator) stream(w http.ResponseWriter, count int, rows func(emit func(row any), raw func(append func([]byte) []byte))) {
 	w.Header().Set("Content-Type", "application/json")
 	l := list{e: e, w: bufio.NewWriterSize(w, 64<<10)}
-	fmt.Fprintf(l.w, `{"count":%d,"list":[`, count)
+	l.write(fmt.Appendf(nil, `{"count":%d,"list":[`, count))
 	rows(func(row any) {
 		b, err := e.encode(row)
 		if err != nil {

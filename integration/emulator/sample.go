@@ -162,8 +162,8 @@ func shiftMap(b []byte, shift time.Duration) []byte {
 	}
 	b = bytes.Clone(b)
 	for i := 0; i+8 <= len(b); i++ {
-		if n := int64(binary.BigEndian.Uint64(b[i:])); isTime(n) { //nolint:gosec // a sign is no time
-			binary.BigEndian.PutUint64(b[i:], uint64(n+shift.Milliseconds())) //nolint:gosec // after 1970
+		if n := int64(binary.BigEndian.Uint64(b[i:])); isTime(n) {
+			binary.BigEndian.PutUint64(b[i:], uint64(n+shift.Milliseconds()))
 			i += 7
 		}
 	}

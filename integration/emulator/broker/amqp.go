@@ -37,7 +37,7 @@ func dialAMQP(ctx context.Context, url string) (transport, error) {
 	}
 	ch, err := c.Channel()
 	if err != nil {
-		c.Close()
+		_ = c.Close() // what it failed with is said
 		return nil, fmt.Errorf("event hub: open an AMQP channel: %w", err)
 	}
 	return &amqpTransport{c: c, ch: ch, closed: ch.NotifyClose(make(chan *amqp.Error, 1))}, nil
@@ -47,7 +47,10 @@ func dialAMQP(ctx context.Context, url string) (transport, error) {
 // RabbitMQ checks it, expiration because RabbitMQ refuses Andes' empty text.
 func (t *amqpTransport) send(ctx context.Context, m Message) error {
 	select {
-	case <-t.closed:
+	case err := <-t.closed:
+		if err != nil {
+			return fmt.Errorf("event hub: the AMQP channel is closed: %w", err)
+		}
 		return errors.New("event hub: the AMQP channel is closed")
 	default:
 	}
@@ -70,4 +73,4 @@ func (t *amqpTransport) send(ctx context.Context, m Message) error {
 
 func (t *amqpTransport) flush(context.Context) error { return nil } // each send writes to the socket
 
-func (t *amqpTransport) close() { t.c.Close() }
+func (t *amqpTransport) close() { _ = t.c.Close() } // nothing is waited for any more

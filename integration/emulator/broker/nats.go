@@ -48,7 +48,7 @@ func startNATS(address string) (*natsServer, error) {
 	}
 	n.dir = dir
 	if err := n.start(); err != nil {
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir) // the fault of the start is what counts
 		return nil, err
 	}
 	return n, nil
@@ -99,7 +99,7 @@ func (n *natsServer) stop() {
 	n.s.Shutdown()
 	n.s.WaitForShutdown()
 	n.s = nil
-	os.RemoveAll(n.dir)
+	_ = os.RemoveAll(n.dir) // in the folder for temporary files
 }
 
 type natsTransport struct{ c *nats.Conn }

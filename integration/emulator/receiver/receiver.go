@@ -67,7 +67,7 @@ func Open(o Options) (*Receiver, error) {
 	if o.TLSConfig != nil {
 		l, err := net.Listen("tcp", o.TLS)
 		if err != nil {
-			r.tcp.Close()
+			_ = r.tcp.Close()
 			return nil, fmt.Errorf("traffic manager: listen for logins: %w", err)
 		}
 		r.tls = tls.NewListener(l, o.TLSConfig)
@@ -123,7 +123,7 @@ func (r *Receiver) CutConnections() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := range r.conns {
-		c.Close()
+		_ = c.Close()
 	}
 }
 
@@ -136,12 +136,12 @@ func (r *Receiver) Close() {
 	}
 	r.closed = true
 	for c := range r.conns {
-		c.Close()
+		_ = c.Close()
 	}
 	r.mu.Unlock()
-	r.tcp.Close()
+	_ = r.tcp.Close()
 	if r.tls != nil {
-		r.tls.Close()
+		_ = r.tls.Close()
 	}
 	r.done.Wait()
 }
@@ -162,7 +162,7 @@ func (r *Receiver) accept(l net.Listener) {
 			r.mu.Lock()
 			if r.closed {
 				r.mu.Unlock()
-				c.Close()
+				_ = c.Close()
 				return
 			}
 			r.conns[c] = struct{}{}
@@ -171,7 +171,7 @@ func (r *Receiver) accept(l net.Listener) {
 			go func() {
 				defer r.done.Done()
 				defer func() {
-					c.Close()
+					_ = c.Close()
 					r.mu.Lock()
 					delete(r.conns, c)
 					r.mu.Unlock()
@@ -236,7 +236,7 @@ func (r *Receiver) Handle(f Frame) ([]byte, bool) {
 		r.sessions[session] = time.Now()
 		r.stats.Logins++
 		r.mu.Unlock()
-		b := binary.BigEndian.AppendUint32([]byte{2}, uint32(len(session))) //nolint:gosec // 36
+		b := binary.BigEndian.AppendUint32([]byte{2}, uint32(len(session)))
 		return append(b, session...), true
 	case frameLogout:
 		session, _, err := f.Session()
@@ -297,7 +297,7 @@ func (r *Receiver) Publish(b []byte) {
 func fault(class, message string) []byte {
 	class = exceptions + class
 	b := []byte{1}
-	b = binary.BigEndian.AppendUint32(b, uint32(len(class)))           //nolint:gosec // short
-	b = binary.BigEndian.AppendUint32(b, uint32(len([]rune(message)))) //nolint:gosec // short
+	b = binary.BigEndian.AppendUint32(b, uint32(len(class)))
+	b = binary.BigEndian.AppendUint32(b, uint32(len([]rune(message))))
 	return append(append(b, class...), message...)
 }
