@@ -59,10 +59,11 @@ func TestReadersDuringReplaceAll(t *testing.T) {
 		s.APIs().ReplaceAll(next.apis)
 		s.KeyMappings().ReplaceAll(next.mappings)
 		s.Applications().ReplaceAll(next.applications)
+		silver := rows("Silver")
 		for i := int64(1); i <= n; i++ {
 			// Rows that come and go among those that stay, and rows that stay and change.
 			s.Subscriptions().Put(subscription.Subscription{ID: n + i, APIID: i, ApplicationID: i + 1})
-			s.Subscriptions().Put(rows("Silver")[i-1])
+			s.Subscriptions().Put(silver[i-1])
 			if i%2 == int64(round%2) {
 				s.Subscriptions().Delete(n + i)
 			}
