@@ -16,7 +16,9 @@ import (
 // StateKind is a state of the connection.
 type StateKind uint8
 
-// States. Connected follows every other state; Gap means connected, but messages were lost (slow consumer, relay gap).
+// States. A source begins with Connecting. Connected, Disconnected and Refused follow each other in any order, and are
+// said when they change; Gap is said within a connection that holds, each time that messages were lost on it (slow
+// consumer, relay gap), and no Connected follows it.
 const (
 	Connecting StateKind = iota
 	Connected

@@ -57,20 +57,40 @@ type Rabbit struct {
 // StartRabbitMQ starts a node and waits until it takes connections. The node is killed when the test ends.
 func StartRabbitMQ(t testing.TB) *Rabbit {
 	t.Helper()
-	r, err := newRabbit(t.TempDir())
-	if err == nil {
-		t.Cleanup(r.discard)
-		err = r.start()
-	}
+	r, err := launch(t.TempDir())
 	if err != nil {
 		t.Fatalf("start RabbitMQ: %v", err)
 	}
+	t.Cleanup(r.discard)
 	return r
+}
+
+// launch starts a node. Another program may take a port between our choosing it and the node's listening some seconds
+// later, so a node that does not start is tried again elsewhere.
+func launch(base string) (*Rabbit, error) {
+	var errs error
+	for attempt := range 3 {
+		folder := filepath.Join(base, strconv.Itoa(attempt))
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			return nil, err
+		}
+		r, err := newRabbit(folder)
+		if err != nil {
+			return nil, err
+		}
+		if err = r.start(); err == nil {
+			return r, nil
+		}
+		r.discard()
+		errs = errors.Join(errs, err)
+	}
+	return nil, errs
 }
 
 var shared struct {
 	sync.Mutex
 	running bool // inside Run
+	folder  string
 	node    *Rabbit
 	err     error
 }
@@ -87,7 +107,9 @@ func Run(m *testing.M) int {
 	defer shared.Unlock()
 	if shared.node != nil {
 		shared.node.discard()
-		os.RemoveAll(shared.node.folder)
+	}
+	if shared.folder != "" {
+		os.RemoveAll(shared.folder)
 	}
 	return code
 }
@@ -106,18 +128,8 @@ func Shared(t testing.TB) *Rabbit {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := newRabbit(folder)
-		if err == nil {
-			if err = r.start(); err != nil {
-				r.discard()
-			}
-		}
-		if err != nil {
-			os.RemoveAll(folder)
-			shared.err = err
-		} else {
-			shared.node = r
-		}
+		shared.folder = folder
+		shared.node, shared.err = launch(folder)
 	}
 	if shared.err != nil {
 		t.Fatalf("start RabbitMQ: %v", shared.err)
