@@ -161,7 +161,7 @@ func (c *Client) dial(ctx context.Context, scheme, address, host string) (net.Co
 	}
 	secure := tls.Client(conn, cfg)
 	if err := secure.HandshakeContext(ctx); err != nil {
-		conn.Close()
+		_ = conn.Close() // the handshake's error says more
 		return nil, fmt.Errorf("tls handshake: %w", err)
 	}
 	return secure, nil
@@ -173,7 +173,7 @@ func (c *Client) login(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("log in at traffic manager %s: %w", c.o.AuthURL, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // its one answer is read
 	began := c.o.Now()
 	a, err := c.exchange(ctx, conn, AppendLogin(nil, c.o.Username, c.o.Password))
 	if err != nil {
@@ -198,7 +198,7 @@ func (c *Client) exchange(ctx context.Context, conn net.Conn, frame []byte) (Ans
 	if err := conn.SetDeadline(time.Now().Add(c.o.ReadTimeout)); err != nil {
 		return Answer{}, err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // fails on a closed connection only
 	defer stop()
 	_, err := conn.Write(frame)
 	if err == nil {
@@ -219,7 +219,7 @@ func (c *Client) exchange(ctx context.Context, conn net.Conn, frame []byte) (Ans
 
 func (c *Client) drop() {
 	if c.conn != nil {
-		c.conn.Close()
+		_ = c.conn.Close() // of no use any more
 		c.conn = nil
 	}
 }
@@ -320,7 +320,7 @@ func (c *Client) Close() error {
 			if _, err := c.exchange(ctx, conn, AppendLogout(nil, c.session)); err != nil {
 				c.o.Logger.Debug().Err(err).Str("endpoint", c.o.AuthURL).Msg("logout from the traffic manager failed; the session ends by itself")
 			}
-			conn.Close()
+			_ = conn.Close() // its one answer is read
 		}
 	}
 	c.session = ""

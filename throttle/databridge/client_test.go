@@ -279,8 +279,7 @@ func TestClientVerifiesTheCertificate(t *testing.T) {
 	o := tm.options()
 	o.TLS = nil
 	err := client(t, o).Connect(t.Context())
-	var unknown x509.UnknownAuthorityError
-	if !errors.As(err, &unknown) {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
 		t.Errorf("self-signed certificate: %v", err)
 	}
 	for _, l := range tm.seen() {

@@ -139,9 +139,9 @@ func (t *Template) Append(dst []byte, r *throttle.Request, k *key.Keys) (_ []byt
 				dst = throttle.AppendDecimal(dst, r.ClientIP)
 			}
 		case customProperty:
-			for j := len(r.Properties) - 1; j >= 0; j-- {
-				if r.Properties[j].Name == tok.text {
-					dst = append(dst, r.Properties[j].Value...)
+			for _, p := range slices.Backward(r.Properties) {
+				if p.Name == tok.text {
+					dst = append(dst, p.Value...)
 					break
 				}
 			}

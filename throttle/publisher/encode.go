@@ -249,7 +249,7 @@ func (e *encoder) lower(name string) string {
 			for j := at + i; j < len(e.names); j++ {
 				e.names[j] = lowerByte(e.names[j])
 			}
-			return unsafe.String(&e.names[at], len(name))
+			return unsafe.String(&e.names[at], len(name)) //nolint:gosec // these bytes are not written again before the pairs are cleared
 		}
 	}
 	return name

@@ -36,7 +36,6 @@ type sender struct {
 	hold    chan struct{} // Send waits for it to be closed
 	began   chan struct{} // gets a token when a Send waits
 	closed  bool
-	down    bool // Connect fails
 }
 
 func (s *sender) Send(ctx context.Context, b throttle.Batch) error {

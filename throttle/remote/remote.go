@@ -299,7 +299,9 @@ func (d *Decisions) release(resource, name string, dec throttle.Decision) (chang
 }
 
 // view reads a key in place. The string must not outlive the call.
-func view(k []byte) string { return unsafe.String(unsafe.SliceData(k), len(k)) }
+func view(k []byte) string {
+	return unsafe.String(unsafe.SliceData(k), len(k)) //nolint:gosec // read while the caller holds k, never kept
+}
 
 // Lookup says whether a plain key is throttled now.
 func (d *Decisions) Lookup(k []byte, now int64) (Hit, bool) {
