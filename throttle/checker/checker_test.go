@@ -63,54 +63,88 @@ func TestCheckLevels(t *testing.T) {
 		want     throttle.Verdict
 	}{
 		{name: "nothing decided"},
-		{name: "application", keys: []string{"12:dana@carbon.super"},
-			want: throttle.Verdict{Level: throttle.LevelApplication, Key: "12:dana@carbon.super", RetryAt: end}},
-		{name: "subscription", keys: []string{"12:/weather/2.1.0:2.1.0"},
-			want: throttle.Verdict{Level: throttle.LevelSubscription, Key: "12:/weather/2.1.0:2.1.0", RetryAt: end}},
-		{name: "subscription before application", keys: []string{"12:dana@carbon.super", "12:/weather/2.1.0:2.1.0"},
-			want: throttle.Verdict{Level: throttle.LevelSubscription, Key: "12:/weather/2.1.0:2.1.0", RetryAt: end}},
+		{
+			name: "application", keys: []string{"12:dana@carbon.super"},
+			want: throttle.Verdict{Level: throttle.LevelApplication, Key: "12:dana@carbon.super", RetryAt: end},
+		},
+		{
+			name: "subscription", keys: []string{"12:/weather/2.1.0:2.1.0"},
+			want: throttle.Verdict{Level: throttle.LevelSubscription, Key: "12:/weather/2.1.0:2.1.0", RetryAt: end},
+		},
+		{
+			name: "subscription before application", keys: []string{"12:dana@carbon.super", "12:/weather/2.1.0:2.1.0"},
+			want: throttle.Verdict{Level: throttle.LevelSubscription, Key: "12:/weather/2.1.0:2.1.0", RetryAt: end},
+		},
 		{name: "subscription key with tier is another key", keys: []string{"12:/weather/2.1.0:2.1.0:Gold"}},
-		{name: "subscription key with tier where the setting says so", keys: []string{"12:/weather/2.1.0:2.1.0:Gold"},
+		{
+			name: "subscription key with tier where the setting says so", keys: []string{"12:/weather/2.1.0:2.1.0:Gold"},
 			options: func(o *Options) { o.SubscriptionKeyWithTier = true },
-			want:    throttle.Verdict{Level: throttle.LevelSubscription, Key: "12:/weather/2.1.0:2.1.0:Gold", RetryAt: end}},
-		{name: "over quota passes without stopOnQuotaReach", keys: []string{"12:/weather/2.1.0:2.1.0"},
+			want:    throttle.Verdict{Level: throttle.LevelSubscription, Key: "12:/weather/2.1.0:2.1.0:Gold", RetryAt: end},
+		},
+		{
+			name: "over quota passes without stopOnQuotaReach", keys: []string{"12:/weather/2.1.0:2.1.0"},
 			policies: []throttle.Policy{{Kind: throttle.PolicySubscription, Name: "Gold", Tenant: "carbon.super"}},
-			want:     throttle.Verdict{OverQuota: true, Key: "12:/weather/2.1.0:2.1.0", RetryAt: end}},
-		{name: "over quota is refused with stopOnQuotaReach", keys: []string{"12:/weather/2.1.0:2.1.0"},
+			want:     throttle.Verdict{OverQuota: true, Key: "12:/weather/2.1.0:2.1.0", RetryAt: end},
+		},
+		{
+			name: "over quota is refused with stopOnQuotaReach", keys: []string{"12:/weather/2.1.0:2.1.0"},
 			policies: []throttle.Policy{{Kind: throttle.PolicySubscription, Name: "Gold", Tenant: "carbon.super", StopOnQuotaReach: true}},
-			want:     throttle.Verdict{Level: throttle.LevelSubscription, Key: "12:/weather/2.1.0:2.1.0", RetryAt: end}},
-		{name: "over quota passes, the application still stops it", keys: []string{"12:/weather/2.1.0:2.1.0", "12:dana@carbon.super"},
+			want:     throttle.Verdict{Level: throttle.LevelSubscription, Key: "12:/weather/2.1.0:2.1.0", RetryAt: end},
+		},
+		{
+			name: "over quota passes, the application still stops it", keys: []string{"12:/weather/2.1.0:2.1.0", "12:dana@carbon.super"},
 			policies: []throttle.Policy{{Kind: throttle.PolicySubscription, Name: "Gold", Tenant: "carbon.super"}},
-			want:     throttle.Verdict{Level: throttle.LevelApplication, OverQuota: true, Key: "12:dana@carbon.super", RetryAt: end}},
-		{name: "resource", keys: []string{"/weather/2.1.0/2.1.0/cities/{id}:GET_default"},
-			want: throttle.Verdict{Level: throttle.LevelResource, Condition: "default", Key: "/weather/2.1.0/2.1.0/cities/{id}:GET_default", RetryAt: end}},
-		{name: "resource before subscription", keys: []string{"12:/weather/2.1.0:2.1.0", "/weather/2.1.0/2.1.0/cities/{id}:GET_default"},
-			want: throttle.Verdict{Level: throttle.LevelResource, Condition: "default", Key: "/weather/2.1.0/2.1.0/cities/{id}:GET_default", RetryAt: end}},
-		{name: "resource of unlimited tier is not looked up", keys: []string{"/weather/2.1.0/2.1.0/cities/{id}:GET_default"},
-			request: func(r *throttle.Request) { r.ResourceTier = "Unlimited" }},
-		{name: "API tier replaces the resource's", keys: []string{"/weather/2.1.0/2.1.0/cities/{id}:GET_default", "/weather/2.1.0:2.1.0_default"},
+			want:     throttle.Verdict{Level: throttle.LevelApplication, OverQuota: true, Key: "12:dana@carbon.super", RetryAt: end},
+		},
+		{
+			name: "resource", keys: []string{"/weather/2.1.0/2.1.0/cities/{id}:GET_default"},
+			want: throttle.Verdict{Level: throttle.LevelResource, Condition: "default", Key: "/weather/2.1.0/2.1.0/cities/{id}:GET_default", RetryAt: end},
+		},
+		{
+			name: "resource before subscription", keys: []string{"12:/weather/2.1.0:2.1.0", "/weather/2.1.0/2.1.0/cities/{id}:GET_default"},
+			want: throttle.Verdict{Level: throttle.LevelResource, Condition: "default", Key: "/weather/2.1.0/2.1.0/cities/{id}:GET_default", RetryAt: end},
+		},
+		{
+			name: "resource of unlimited tier is not looked up", keys: []string{"/weather/2.1.0/2.1.0/cities/{id}:GET_default"},
+			request: func(r *throttle.Request) { r.ResourceTier = "Unlimited" },
+		},
+		{
+			name: "API tier replaces the resource's", keys: []string{"/weather/2.1.0/2.1.0/cities/{id}:GET_default", "/weather/2.1.0:2.1.0_default"},
 			request: func(r *throttle.Request) { r.APITier = "50KPerMin" },
-			want:    throttle.Verdict{Level: throttle.LevelAPI, Condition: "default", Key: "/weather/2.1.0:2.1.0_default", RetryAt: end}},
-		{name: "unlimited API tier leaves the resource's", keys: []string{"/weather/2.1.0/2.1.0/cities/{id}:GET_default", "/weather/2.1.0:2.1.0_default"},
+			want:    throttle.Verdict{Level: throttle.LevelAPI, Condition: "default", Key: "/weather/2.1.0:2.1.0_default", RetryAt: end},
+		},
+		{
+			name: "unlimited API tier leaves the resource's", keys: []string{"/weather/2.1.0/2.1.0/cities/{id}:GET_default", "/weather/2.1.0:2.1.0_default"},
 			request: func(r *throttle.Request) { r.APITier = "Unlimited" },
-			want:    throttle.Verdict{Level: throttle.LevelResource, Condition: "default", Key: "/weather/2.1.0/2.1.0/cities/{id}:GET_default", RetryAt: end}},
-		{name: "user-level policy counts per user", keys: []string{"/weather/2.1.0/2.1.0/cities/{id}:GET_dana@carbon.super_default"},
+			want:    throttle.Verdict{Level: throttle.LevelResource, Condition: "default", Key: "/weather/2.1.0/2.1.0/cities/{id}:GET_default", RetryAt: end},
+		},
+		{
+			name: "user-level policy counts per user", keys: []string{"/weather/2.1.0/2.1.0/cities/{id}:GET_dana@carbon.super_default"},
 			policies: []throttle.Policy{{Kind: throttle.PolicyAPI, Name: "10KPerMin", Tenant: "carbon.super", UserLevel: true}},
-			want:     throttle.Verdict{Level: throttle.LevelResource, Condition: "default", Key: "/weather/2.1.0/2.1.0/cities/{id}:GET_dana@carbon.super_default", RetryAt: end}},
-		{name: "user-level API policy", keys: []string{"/weather/2.1.0:2.1.0_dana@carbon.super_default"},
+			want:     throttle.Verdict{Level: throttle.LevelResource, Condition: "default", Key: "/weather/2.1.0/2.1.0/cities/{id}:GET_dana@carbon.super_default", RetryAt: end},
+		},
+		{
+			name: "user-level API policy", keys: []string{"/weather/2.1.0:2.1.0_dana@carbon.super_default"},
 			policies: []throttle.Policy{{Kind: throttle.PolicyAPI, Name: "50KPerMin", Tenant: "carbon.super", UserLevel: true}},
 			request:  func(r *throttle.Request) { r.APITier = "50KPerMin" },
-			want:     throttle.Verdict{Level: throttle.LevelAPI, Condition: "default", Key: "/weather/2.1.0:2.1.0_dana@carbon.super_default", RetryAt: end}},
-		{name: "custom", keys: []string{"dana@carbon.super:/weather/2.1.0:2.1.0"}, template: "$userId:$apiContext:$apiVersion",
-			want: throttle.Verdict{Level: throttle.LevelCustom, Key: "dana@carbon.super:/weather/2.1.0:2.1.0", RetryAt: end}},
-		{name: "custom by decimal client address", keys: []string{"12:3232235786"}, template: "$appId:$clientIp",
-			want: throttle.Verdict{Level: throttle.LevelCustom, Key: "12:3232235786", RetryAt: end}},
+			want:     throttle.Verdict{Level: throttle.LevelAPI, Condition: "default", Key: "/weather/2.1.0:2.1.0_dana@carbon.super_default", RetryAt: end},
+		},
+		{
+			name: "custom", keys: []string{"dana@carbon.super:/weather/2.1.0:2.1.0"}, template: "$userId:$apiContext:$apiVersion",
+			want: throttle.Verdict{Level: throttle.LevelCustom, Key: "dana@carbon.super:/weather/2.1.0:2.1.0", RetryAt: end},
+		},
+		{
+			name: "custom by decimal client address", keys: []string{"12:3232235786"}, template: "$appId:$clientIp",
+			want: throttle.Verdict{Level: throttle.LevelCustom, Key: "12:3232235786", RetryAt: end},
+		},
 		{name: "custom without its template", keys: []string{"dana@carbon.super:/weather/2.1.0:2.1.0"}},
-		{name: "unauthenticated by client address", keys: []string{"192.168.1.10:/weather/2.1.0:2.1.0"},
+		{
+			name: "unauthenticated by client address", keys: []string{"192.168.1.10:/weather/2.1.0:2.1.0"},
 			request: func(r *throttle.Request) {
 				r.Authenticated, r.AppID, r.User, r.SubscriptionTier = false, "", "", "Unauthenticated"
 			},
-			want: throttle.Verdict{Level: throttle.LevelSubscription, Key: "192.168.1.10:/weather/2.1.0:2.1.0", RetryAt: end}},
+			want: throttle.Verdict{Level: throttle.LevelSubscription, Key: "192.168.1.10:/weather/2.1.0:2.1.0", RetryAt: end},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

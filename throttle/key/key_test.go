@@ -51,24 +51,40 @@ func TestKeyTexts(t *testing.T) {
 		{"API-level policy", Form{}, func(r *throttle.Request) { r.APITier = "50KPerMin" }, with(func(w *texts) { w.Resource = w.API })},
 		{"unlimited API tier", Form{}, func(r *throttle.Request) { r.APITier = "Unlimited" }, plain},
 		{"user-level policy of a resource", Form{UserLevel: true}, nil, with(func(w *texts) { w.Resource += "_dana@carbon.super" })},
-		{"user-level policy of an API", Form{UserLevel: true}, func(r *throttle.Request) { r.APITier = "50KPerMin" },
-			with(func(w *texts) { w.Resource = "/weather/2.1.0:2.1.0_dana@carbon.super" })},
+		{
+			"user-level policy of an API",
+			Form{UserLevel: true},
+			func(r *throttle.Request) { r.APITier = "50KPerMin" },
+			with(func(w *texts) { w.Resource = "/weather/2.1.0:2.1.0_dana@carbon.super" }),
+		},
 		{"tenant API", Form{}, func(r *throttle.Request) {
 			r.APIContext, r.APIVersion, r.APITenant, r.User = "/t/example.org/news/1.0.0", "1.0.0", "example.org", "bob@example.org"
 		}, texts{"/t/example.org/news/1.0.0:1.0.0", "/t/example.org/news/1.0.0/1.0.0/cities/{id}:GET", "12:/t/example.org/news/1.0.0:1.0.0", "12:bob@example.org", "bob@example.org", "12"}},
 		{"user without a tenant", Form{}, func(r *throttle.Request) { r.User = "dana" }, plain},
-		{"e-mail user with its tenant", Form{}, func(r *throttle.Request) { r.User = "dana@mail.com@carbon.super" },
+		{
+			"e-mail user with its tenant",
+			Form{},
+			func(r *throttle.Request) { r.User = "dana@mail.com@carbon.super" },
 			with(func(w *texts) {
 				w.User = "dana@mail.com@carbon.super"
 				w.Application = "12:dana@mail.com@carbon.super"
-			})},
-		{"unauthenticated", Form{}, func(r *throttle.Request) { r.Authenticated, r.AppID, r.User = false, "", "" },
-			texts{plain.API, plain.Resource, "192.168.1.10:/weather/2.1.0:2.1.0", "192.168.1.10:anonymous@carbon.super", "anonymous@carbon.super", "192.168.1.10"}},
+			}),
+		},
+		{
+			"unauthenticated",
+			Form{},
+			func(r *throttle.Request) { r.Authenticated, r.AppID, r.User = false, "", "" },
+			texts{plain.API, plain.Resource, "192.168.1.10:/weather/2.1.0:2.1.0", "192.168.1.10:anonymous@carbon.super", "anonymous@carbon.super", "192.168.1.10"},
+		},
 		{"unauthenticated, IPv4-mapped", Form{}, func(r *throttle.Request) {
 			r.Authenticated, r.AppID, r.User, r.ClientIP = false, "", "", netip.MustParseAddr("::ffff:192.168.1.10")
 		}, texts{plain.API, plain.Resource, "192.168.1.10:/weather/2.1.0:2.1.0", "192.168.1.10:anonymous@carbon.super", "anonymous@carbon.super", "192.168.1.10"}},
-		{"no version", Form{}, func(r *throttle.Request) { r.APIContext, r.APIVersion = "/weather", "" },
-			texts{"/weather", "/weather/cities/{id}:GET", "12:/weather", "12:dana@carbon.super", "dana@carbon.super", "12"}},
+		{
+			"no version",
+			Form{},
+			func(r *throttle.Request) { r.APIContext, r.APIVersion = "/weather", "" },
+			texts{"/weather", "/weather/cities/{id}:GET", "12:/weather", "12:dana@carbon.super", "dana@carbon.super", "12"},
+		},
 	}
 	var k Keys // used over and over, as in a pool
 	for _, tt := range tests {

@@ -42,8 +42,10 @@ func TestExpansion(t *testing.T) {
 		edit           func(*throttle.Request)
 		want           string // "" means that nothing is looked up
 	}{
-		{"all variables", "$resourceKey|$userId|$apiContext|$apiVersion|$appTenant|$apiTenant|$appId|$clientIp", nil,
-			"/weather/2.1.0/2.1.0/cities/{id}:GET|dana@carbon.super|/weather/2.1.0|2.1.0|example.org|carbon.super|12|3232235786"},
+		{
+			"all variables", "$resourceKey|$userId|$apiContext|$apiVersion|$appTenant|$apiTenant|$appId|$clientIp", nil,
+			"/weather/2.1.0/2.1.0/cities/{id}:GET|dana@carbon.super|/weather/2.1.0|2.1.0|example.org|carbon.super|12|3232235786",
+		},
 		{"one twice", "$appId:$appId", nil, "12:12"},
 		{"no variable", "everybody", nil, "everybody"},
 		{"IPv6 as a decimal", "$clientIp", func(r *throttle.Request) { r.ClientIP = netip.MustParseAddr("2001:db8::10") }, "42540766411282592856903984951653826576"},

@@ -242,8 +242,10 @@ func TestProperties(t *testing.T) {
 			r.Attributes = attributes{headers: [][2]string{{"X-Client", "a"}}}
 		}, `{"ip":3232235777,"ipv6":0,"X-Client":"a"}`},
 		{"no credentials", all, func(r *throttle.Request) {
-			r.Attributes = attributes{headers: [][2]string{{"Authorization", "Bearer x"}, {"Cookie", "x"}, {"ApiKey", "x"}, {"x-partner-secret", "x"}, {"Proxy-Authorization", "x"}},
-				query: [][2]string{{"apikey", "x"}, {"access_token", "x"}, {"SIG", "x"}, {"q", "1"}}}
+			r.Attributes = attributes{
+				headers: [][2]string{{"Authorization", "Bearer x"}, {"Cookie", "x"}, {"ApiKey", "x"}, {"x-partner-secret", "x"}, {"Proxy-Authorization", "x"}},
+				query:   [][2]string{{"apikey", "x"}, {"access_token", "x"}, {"SIG", "x"}, {"q", "1"}},
+			}
 		}, `{"ip":3232235777,"ipv6":0,"q":"1"}`},
 		{"a client cannot choose its address", all, func(r *throttle.Request) {
 			r.Attributes = attributes{headers: [][2]string{{"IP", "1"}, {"ipv6", "1"}}, query: [][2]string{{"ip", "1"}, {"messageSize", "9"}}, claims: [][2]string{{"ip", "1"}}}
