@@ -68,15 +68,20 @@ func newPublisher(t testing.TB, url string) *publisher {
 
 func (p *publisher) publish(topic string, m amqp091.Publishing) {
 	p.t.Helper()
+	if err := p.try(topic, m); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// try publishes and waits until the broker has it. It may be called by any goroutine.
+func (p *publisher) try(topic string, m amqp091.Publishing) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	confirmed, err := p.ch.PublishWithDeferredConfirmWithContext(ctx, "amq.topic", topic, false, false, m)
 	if err == nil {
 		_, err = confirmed.WaitContext(ctx)
 	}
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	return err
 }
 
 func (p *publisher) text(topic, body string) {
