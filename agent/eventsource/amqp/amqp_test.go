@@ -126,7 +126,9 @@ func TestConnectedIsSaidOnlyWhenEveryTopicIsConsumed(t *testing.T) {
 	r.OnStateFunc = func(s eventsource.State) {
 		if s.Kind == eventsource.Connected {
 			for _, topic := range topics {
-				p.text(topic, topic)
+				if err := p.try(topic, amqp091.Publishing{Body: []byte(topic)}); err != nil {
+					t.Error(err)
+				}
 			}
 		}
 	}
