@@ -32,6 +32,7 @@ cleanup() {
 }
 trap cleanup EXIT INT TERM
 
+: >"$work/out"
 "$gatehouse" quickstart --http 127.0.0.1:0 --admin 127.0.0.1:0 --api-manager 127.0.0.1:0 --output json "$@" \
 	>"$work/out" 2>"$work/err" &
 pid=$!

@@ -115,6 +115,7 @@ func New(o Options) (*Emulator, error) {
 	e.faults.once = map[*Fault]bool{}
 	e.record.requests = map[string]int{}
 	e.Changes = Changes{e: e}
+	e.counter.decide, e.counter.tier = e.Decide, e.tier
 
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -122,8 +123,6 @@ func New(o Options) (*Emulator, error) {
 		e.Close()
 		return nil, err
 	}
-	e.counter.decide = e.Decide
-	e.counter.tier = e.tier
 	e.done.Add(1)
 	go func() {
 		defer e.done.Done()
@@ -138,7 +137,6 @@ func New(o Options) (*Emulator, error) {
 			}
 		}
 	}()
-	e.seed()
 	return e, nil
 }
 
@@ -186,6 +184,7 @@ func (e *Emulator) open(ctx context.Context, o Options) error {
 	e.resident = issuer.New(issuer.Options{
 		Issuer: e.URL() + "/oauth2/token", JWKSPath: "/oauth2/jwks", TokenPath: "/oauth2/token", IntrospectPath: "/oauth2/introspect", RevokePath: "/oauth2/revoke",
 	})
+	e.seed() // before anybody can ask
 	e.rest.serve(e.handler())
 	return nil
 }
