@@ -200,25 +200,26 @@ func (r *reader) amqpValue(code byte, depth int) (value any, known bool, err err
 		return list, true, err
 	}
 	r.skipped = true
-	_, err = r.skip(code)
-	return nil, false, err
+	return nil, false, r.skip(code)
 }
 
 // skip passes over the value of an unknown code by the width class in its high nibble.
-func (r *reader) skip(code byte) ([]byte, error) {
-	switch class := code >> 4; {
-	case class <= 7:
-		return r.take(1 << class)
-	case class == 8, class == 9, class == 10:
-		return r.sized(1 << (class - 8))
-	case class == 12:
-		return r.take(5)
-	case class == 13:
-		return r.take(9)
-	case class == 15:
-		return nil, nil
+func (r *reader) skip(code byte) error {
+	var err error
+	switch class := code >> 4; class {
+	case 8, 9, 10:
+		_, err = r.sized(1 << (class - 8))
+	case 11, 14:
+		err = errors.New("no width is known for this type")
+	case 12:
+		_, err = r.take(5)
+	case 13:
+		_, err = r.take(9)
+	case 15:
+	default:
+		_, err = r.take(1 << class)
 	}
-	return nil, fmt.Errorf("no width is known for type 0x%02x", code)
+	return err
 }
 
 func (r *reader) bytes(b []byte, err error) (any, bool, error) {

@@ -104,7 +104,7 @@ func (p *Proxy) Refuse() {
 	p.listener = nil
 	p.mu.Unlock()
 	if listener != nil {
-		listener.Close()
+		_ = listener.Close()
 	}
 	p.Cut()
 }
@@ -173,7 +173,7 @@ func (p *Proxy) take(client net.Conn) {
 	p.accepted++
 	if p.ended {
 		p.mu.Unlock()
-		client.Close()
+		_ = client.Close()
 		return
 	}
 	p.links[l] = struct{}{}
@@ -282,7 +282,7 @@ func (l *link) join(server net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
-		server.Close()
+		_ = server.Close()
 		return false
 	}
 	l.server = server
@@ -305,7 +305,7 @@ func (l *link) end(hard bool) {
 		if tcp, ok := c.(*net.TCPConn); ok && hard {
 			_ = tcp.SetLinger(0)
 		}
-		c.Close()
+		_ = c.Close()
 	}
 }
 

@@ -109,7 +109,7 @@ func Run(m *testing.M) int {
 		shared.node.discard()
 	}
 	if shared.folder != "" {
-		os.RemoveAll(shared.folder)
+		_ = os.RemoveAll(shared.folder)
 	}
 	return code
 }
@@ -255,13 +255,13 @@ func (r *Rabbit) ready() error {
 	if err != nil {
 		return err
 	}
-	probe.Close()
+	_ = probe.Close()
 	for _, vhost := range VHosts {
 		c, err := amqp091.Dial(r.URL(vhost))
 		if err != nil {
 			return err
 		}
-		c.Close()
+		_ = c.Close()
 	}
 	return nil
 }
@@ -389,7 +389,7 @@ func startProcess(c *exec.Cmd, env []string, output string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // the child has its own
 	c.Env, c.Stdout, c.Stderr = env, file, file
 	c.SysProcAttr = ownGroup()
 	p := &process{done: make(chan struct{})}
@@ -433,7 +433,7 @@ func freePorts(n int) ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close()
+		defer func() { _ = l.Close() }()
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports, nil

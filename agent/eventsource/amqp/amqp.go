@@ -161,12 +161,12 @@ func (s *Source) dial(ctx context.Context, b brokerurl.Broker) (*amqp091.Connect
 		return nil, err
 	}
 	// The library knows no context: closing the socket under it ends its handshake.
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if b.TLS {
 		secured := tls.Client(conn, b.TLSConfig(s.o.TLS))
 		if err := secured.HandshakeContext(ctx); err != nil {
-			conn.Close()
+			_ = conn.Close()
 			return nil, fmt.Errorf("tls: %w", err)
 		}
 		conn = secured
@@ -181,7 +181,7 @@ func (s *Source) dial(ctx context.Context, b brokerurl.Broker) (*amqp091.Connect
 		Locale:     "en_US",
 	})
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("the broker took the connection and did not complete the log-in within %s: %w", limit, err)
 		}
@@ -191,7 +191,7 @@ func (s *Source) dial(ctx context.Context, b brokerurl.Broker) (*amqp091.Connect
 		return nil, &handshakeError{err}
 	}
 	if !stop() { // the time was up just now, and the socket is closed
-		c.CloseDeadline(time.Now())
+		_ = c.CloseDeadline(time.Now())
 		return nil, fmt.Errorf("log-in took longer than %s", limit)
 	}
 	return c, nil

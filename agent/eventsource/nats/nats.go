@@ -367,7 +367,7 @@ func (d contextDialer) Dial(network, address string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: d.limit}
 	conn, err := dialer.DialContext(d.ctx, network, address)
 	if err == nil {
-		context.AfterFunc(d.ctx, func() { conn.Close() })
+		context.AfterFunc(d.ctx, func() { _ = conn.Close() })
 	}
 	return conn, err
 }
