@@ -844,6 +844,41 @@ func TestBrokenUploadIsNotCompleted(t *testing.T) {
 	})
 }
 
+func TestClientThatStopsSending(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	defer backend.Close()
+	ep := single(backend.URL)
+	ep.Timeout = 300 * time.Millisecond
+	g := start(t, Options{}, anyAPI(ep))
+	c, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "POST /a/1/x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if l, err := bufio.NewReader(c).ReadString('\n'); !strings.HasPrefix(l, "HTTP/1.1 408") {
+		t.Errorf("%q %v", l, err)
+	}
+	// One that sends slowly, but does send, is waited for.
+	pr, pw := io.Pipe()
+	go func() {
+		for range 8 {
+			time.Sleep(100 * time.Millisecond)
+			_, _ = io.WriteString(pw, "piece")
+		}
+		pw.Close()
+	}()
+	res, err := g.client.Post(g.url+"/a/1/x", "text/plain", pr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != 200 {
+		t.Errorf("slow upload: %d", res.StatusCode)
+	}
+}
+
 func TestBodyLimit(t *testing.T) {
 	both(t, func(t *testing.T, o Options) {
 		backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

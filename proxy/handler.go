@@ -554,6 +554,9 @@ func (p *Proxy) failed(s *state, w http.ResponseWriter, r *http.Request, err err
 		}
 		f := fault.Status(http.StatusBadRequest)
 		f.Description = "The request body could not be read"
+		if errors.Is(err, upstream.ErrSlowBody) {
+			f = fault.Status(http.StatusRequestTimeout)
+		}
 		return p.refuse(s, w, r, x.Refuse(pipeline.StepLimits, f, err.Error()))
 	}
 	code := fault.BackendFailed

@@ -289,6 +289,9 @@ func (cn *conn) read(p []byte) (int, error) {
 			if next := u.progress().Add(cn.timeout); next.After(cn.deadline) {
 				cn.deadline, until = next, next
 			}
+			if u.reading.Load() && !time.Now().Before(until) {
+				return 0, &bodyError{ErrSlowBody}
+			}
 		}
 		if !until.IsZero() && !time.Now().Before(until) {
 			return 0, err
@@ -432,6 +435,9 @@ func (cn *conn) awaitContinue(req *Request, res *Response) (early bool, err erro
 	}
 }
 
+// ErrSlowBody is the cause of a failure of kind RequestBody when the client stopped sending.
+var ErrSlowBody = errors.New("the client stopped sending its body")
+
 // upload is the sending of a body.
 type upload struct {
 	c       net.Conn
@@ -440,6 +446,7 @@ type upload struct {
 	trailer map[string][]string
 	timeout time.Duration
 	last    atomic.Int64 // Unix nanoseconds of the last progress
+	reading atomic.Bool  // it waits for the client, not for the backend
 	done    atomic.Bool  // the whole body was sent
 	mu      sync.Mutex
 	err     error // of the client's side
@@ -478,7 +485,9 @@ func (u *upload) run() {
 	const head, tail = 10, 2
 	sent := int64(0)
 	for {
+		u.reading.Store(true)
 		n, err := u.body.Read(buf[head : len(buf)-tail])
+		u.reading.Store(false)
 		if n > 0 {
 			p := buf[head : head+n]
 			sent += int64(n)
