@@ -168,6 +168,13 @@ func (d *dataset[K, R]) answered(k K, a *ask[R], rows []R, seq uint64, started t
 	w := d.e.windowAt(started.UnixMilli())
 	o := origin{Kind: "pull", At: started.UnixMilli(), ID: d.name + "/" + d.id(k, a.hint)}
 	d.log.Trace().Any("key", k).Int("rows", len(rows)).Int64("start", w.start).Msg("asked")
+	if d.ledger.listed > w.local {
+		// A list that was asked for later has been applied: it knows better than this answer.
+		if a.want && d.table.Get(k) == nil {
+			d.again(k, a)
+		}
+		return
+	}
 	found := false
 	for i := range rows {
 		key := d.key(&rows[i])

@@ -164,17 +164,20 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // startAsking starts the loops that ask for single rows.
 func (e *Engine) startAsking(ctx context.Context) {
-	e.wg.Go(func() { e.apis.answer(ctx) })
-	e.wg.Go(func() { e.applications.answer(ctx) })
-	e.wg.Go(func() { e.mappings.answer(ctx) })
-	e.wg.Go(func() { e.subscriptions.answer(ctx) })
+	for range askers {
+		e.wg.Go(func() { e.apis.answer(ctx) })
+		e.wg.Go(func() { e.applications.answer(ctx) })
+		e.wg.Go(func() { e.mappings.answer(ctx) })
+		e.wg.Go(func() { e.subscriptions.answer(ctx) })
+		e.wg.Go(func() { e.artifacts.answer(ctx) })
+	}
 	e.wg.Go(func() { e.subscriptionPolicies.answer(ctx) })
 	e.wg.Go(func() { e.applicationPolicies.answer(ctx) })
 	e.wg.Go(func() { e.apiPolicies.answer(ctx) })
-	for range 4 { // projects are large and slow to read
-		e.wg.Go(func() { e.artifacts.answer(ctx) })
-	}
 }
+
+// askers is how many questions about one kind are under way at one time.
+const askers = 4
 
 // fetched returns the kinds that the API Manager has a list for.
 func (e *Engine) fetched() []*kind {

@@ -49,8 +49,10 @@ type ledger[K comparable] struct {
 	entries map[K]entry
 	// floor is the start of the newest list that was applied; sure as in entry.
 	floor, sure int64
-	seq         uint64
-	limit       int
+	// listed is when that list was asked for, by our clock.
+	listed int64
+	seq    uint64
+	limit  int
 	// evicted is the newest time that was forgotten for want of room.
 	evicted int64
 	hooks   *hooks
@@ -125,6 +127,7 @@ func (l *ledger[K]) set(k K, e entry) {
 func (l *ledger[K]) advance(w window, now time.Time) {
 	l.floor = max(l.floor, w.start)
 	l.sure = max(l.sure, w.hi)
+	l.listed = max(l.listed, w.local)
 	l.expire(now)
 }
 
