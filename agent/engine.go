@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"gatehouse/agent/artifact"
 	"gatehouse/agent/controlplane"
@@ -143,10 +144,18 @@ func (a *Agent) syncDomains() sync.Domains {
 		Revoke:               func(r keymanager.Revocation) { d.revocations.Put(r) },
 		MergeRevocations:     func(list []keymanager.Revocation) { d.revocations.Merge(list) },
 		Decide:               d.decisions.Apply,
+		Invalidate:           a.invalidate,
 		Resolve:              d.store.Resolve,
 		SetAPIs:              func(defs []*definition.API) map[string]error { return a.proxy.SetAPIs(defs) },
 		Decisions:            d.decisions.All,
 		Revocations:          func() []keymanager.Revocation { return d.revocations.All(0) },
+	}
+}
+
+// invalidate drops what is cached of the tokens that a message names. Resources and users have no cache here.
+func (a *Agent) invalidate(c event.CacheInvalidation) {
+	if strings.EqualFold(c.Kind, "gatewayKeyCache") {
+		a.domains.keyManagers.Forget(c.Keys)
 	}
 }
 

@@ -123,6 +123,26 @@ func (r *Registry) Run(ctx context.Context) error {
 	}
 }
 
+// Forget drops what is cached of these tokens, each named by its text or its jti (contract events.md 5c), so that the
+// next request verifies it anew. It returns how many were dropped.
+func (r *Registry) Forget(tokens []string) (dropped int) {
+	names := make(map[string]bool, len(tokens))
+	for _, t := range tokens {
+		names[t] = true
+		if v := r.verified.Get(r.verified.KeyOf(t)); v != nil {
+			names[v.token.ID] = true // a token may be cached for several key managers
+		}
+	}
+	r.verified.DeleteFunc(func(v *verified) bool {
+		if !names[v.token.ID] {
+			return false
+		}
+		dropped++
+		return true
+	})
+	return dropped
+}
+
 // Sweep drops what has expired or belongs to key managers that are gone.
 func (r *Registry) Sweep() {
 	now := r.now()

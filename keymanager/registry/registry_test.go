@@ -651,3 +651,36 @@ func TestOpaqueTokensAreForAnother(t *testing.T) {
 		t.Error("temporary")
 	}
 }
+
+func TestForgottenTokensAreVerifiedAnew(t *testing.T) {
+	f := newFixture(t)
+	cached := func(token string) bool {
+		t.Helper()
+		_, cached, err := f.auth(token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cached
+	}
+	claims := f.claims()
+	claims["jti"] = "by-id"
+	named := sign(jwt.SigningMethodRS256, rsaKey(), map[string]any{"kid": "r1"}, claims)
+	other := f.token()
+	cached(named)
+	cached(other)
+	if !cached(named) || !cached(other) {
+		t.Fatal("the tokens are not cached to begin with")
+	}
+	if n := f..Forget([]string{"by-id", "unknown", ""}); n != 1 {
+		t.Errorf("dropped = %d, want the one with that jti", n)
+	}
+	if cached(named) {
+		t.Error("a token that was named by its jti is still cached")
+	}
+	if n := f..Forget([]string{named}); n != 1 || cached(named) {
+		t.Errorf("dropped = %d, and the token that was named by its text is still cached", n)
+	}
+	if !cached(other) {
+		t.Error("a token that was not named went too")
+	}
+}
