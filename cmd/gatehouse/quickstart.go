@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gatehouse/integration/emulator"
+	"gatehouse/integration/emulator/broker"
 )
 
 type quickstartOptions struct {
@@ -19,6 +20,9 @@ type quickstartOptions struct {
 	eventHub             string
 	once                 bool
 	output               string
+	// profile and encoding are the version of API Manager that is emulated and the form of its event bodies; "" is the newest.
+	profile  string
+	encoding broker.Encoding
 }
 
 func newQuickstartCommand(streams ioStreams) *cobra.Command {
@@ -59,7 +63,7 @@ func runQuickstart(ctx context.Context, o quickstartOptions, streams ioStreams) 
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 
 	e, err := emulator.New(emulator.Options{
-		Address: o.manager, EventHub: o.eventHub, VHost: quickstartVHost,
+		Address: o.manager, EventHub: o.eventHub, VHost: quickstartVHost, Profile: o.profile, Encoding: o.encoding,
 		OnError: func(err error) { fmt.Fprintln(streams.Err, "gatehouse: emulator:", err) },
 	})
 	if err != nil {

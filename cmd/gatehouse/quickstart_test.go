@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"gatehouse/integration/emulator"
+	"gatehouse/integration/emulator/broker"
 )
 
 var freeQuickstart = []string{"quickstart", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--api-manager", "127.0.0.1:0"}
@@ -53,6 +54,25 @@ func TestQuickstartOnce(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(os.Getenv("TMPDIR"), "gatehouse-*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// TestQuickstartOverOlderVersions runs the same requests over what differs between versions: where key templates come,
+// how key managers are spelled, and the binary bodies of events.
+func TestQuickstartOverOlderVersions(t *testing.T) {
+	for _, test := range []struct {
+		profile  string
+		encoding broker.Encoding
+	}{{"4.0", broker.JSON}, {"4.0", broker.AMQPMap}, {"4.3", broker.JMSMap}} {
+		t.Run(test.profile+" "+string(test.encoding), func(t *testing.T) {
+			var out, errs bytes.Buffer
+			err := runQuickstart(t.Context(), quickstartOptions{
+				http: "127.0.0.1:0", admin: "127.0.0.1:0", manager: "127.0.0.1:0", once: true, output: "text", profile: test.profile, encoding: test.encoding,
+			}, ioStreams{Out: &out, Err: &errs})
+			if err != nil || errs.String() != "" {
+				t.Errorf("%v\n%s\n%s", err, out.String(), errs.String())
+			}
+		})
 	}
 }
 

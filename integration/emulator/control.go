@@ -2,7 +2,6 @@ package emulator
 
 import (
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -393,13 +392,4 @@ func (e *Emulator) state() stateView {
 		v.KeyManagers = append(v.KeyManagers, k.Name)
 	}
 	return v
-}
-
-// MarshalState is the database as the control API shows it, for messages of tests.
-func (e *Emulator) MarshalState() string {
-	b, err := json.MarshalIndent(e.state(), "", "  ")
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
 }

@@ -15,7 +15,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -472,10 +471,3 @@ func (s *restServer) restart(h http.Handler) error {
 type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
-
-// Port is the port of the REST side.
-func (e *Emulator) Port() int {
-	_, port, _ := net.SplitHostPort(e.rest.address)
-	n, _ := strconv.Atoi(port) // an address of a listener has a number
-	return n
-}

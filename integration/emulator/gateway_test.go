@@ -1,6 +1,8 @@
 package emulator
 
 import (
+	"archive/zip"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -140,5 +142,93 @@ func TestRequestEventsOverNATS(t *testing.T) {
 	}
 	if got := e.Traffic().ByAPI["WeatherAPI:2.1.0"]; got != 2 {
 		t.Errorf("%d events of the API", got)
+	}
+}
+
+func TestOddArtifacts(t *testing.T) {
+	e, api, _, _ := world(t, Options{})
+	e.OverrideEndpoints(api.UUID, "Default", "https://prod.example", "")
+	e.OverrideEndpoints(api.UUID, "Edge EU", "", "https://sandbox.example")
+	c := newClient(t, e)
+	files := func() map[string]string {
+		t.Helper()
+		_, _, b := c.do(t, "GET", "/internal/data/v1/runtime-artifacts?type=Envoy", "")
+		z := must(zip.NewReader(bytes.NewReader(b), int64(len(b))))(t)
+		out := map[string]string{}
+		for _, f := range z.File {
+			out[f.Name] = string(must(io.ReadAll(must(f.Open())(t)))(t))
+		}
+		return out
+	}
+	got := files()
+	project := api.UUID + "-" + api.RevisionUUID + ".zip"
+	if got[project] == "" || !strings.Contains(got["env_properties.json"], `"productionEndpoint":"https://prod.example"`) ||
+		!strings.Contains(got["env_properties.json"], `"sandboxEndpoint":"https://sandbox.example"`) {
+		t.Errorf("files %v, properties %s", slices.Sorted(maps.Keys(got)), got["env_properties.json"])
+	}
+	e.LoseArtifact(api.UUID, true)
+	if got := files(); got[project] != "" || !strings.Contains(got["deployments.json"], project) {
+		t.Errorf("a lost project: files %v", slices.Sorted(maps.Keys(got)))
+	}
+}
+
+func TestDenyPolicySwitchedOffAndOn(t *testing.T) {
+	e, _, _, _ := world(t, Options{})
+	c := newClient(t, e)
+	blocked := func() bool {
+		_, _, b := c.do(t, "GET", "/internal/data/v1/block", "")
+		return strings.Contains(string(b), "10.1.2.3")
+	}
+	d := must(e.Deny(DenyCondition{Type: DenyIP, Value: "10.1.2.3"}))(t)
+	ch := listenNATS(t, e)
+	for _, on := range []bool{false, true} {
+		if err := e.SwitchDeny(d.ID, on); err != nil {
+			t.Fatal(err)
+		}
+		if blocked() != on {
+			t.Errorf("switched %v, /block says %v", on, !on)
+		}
+		if m := <-ch; payload(t, m.Data)["state"] != fmt.Sprint(on) {
+			t.Errorf("event %s", m.Data)
+		}
+	}
+	if err := e.Allow(d.ID + 1); err == nil {
+		t.Error("a deny policy that never was is removed")
+	}
+}
+
+func TestKeyManagerGoesAndComesBack(t *testing.T) {
+	e, _, _, _ := world(t, Options{})
+	c := newClient(t, e)
+	get := func() error {
+		resp, err := c.http.Get(e.KeyManagerURL() + e.Issuer().JWKSPath())
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		return err
+	}
+	if err := get(); err != nil {
+		t.Fatal(err)
+	}
+	e.StopKeyManager()
+	if get() == nil {
+		t.Error("it answers while it is away")
+	}
+	if err := e.StartKeyManager(); err != nil {
+		t.Fatal(err)
+	}
+	if err := get(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBurst(t *testing.T) {
+	e, _, _, _ := world(t, Options{})
+	ch := listenNATS(t, e)
+	e.Burst(500, time.Now().Add(time.Minute))
+	for i := range 500 {
+		if m := <-ch; payload(t, m.Data)["throttleKey"] != fmt.Sprintf("burst-%d", i) {
+			t.Fatalf("message %d: %s", i, m.Data)
+		}
 	}
 }
