@@ -671,13 +671,13 @@ func TestForgottenTokensAreVerifiedAnew(t *testing.T) {
 	if !cached(named) || !cached(other) {
 		t.Fatal("the tokens are not cached to begin with")
 	}
-	if n := f..Forget([]string{"by-id", "unknown", ""}); n != 1 {
+	if n := f.Forget([]string{"by-id", "unknown", ""}); n != 1 {
 		t.Errorf("dropped = %d, want the one with that jti", n)
 	}
 	if cached(named) {
 		t.Error("a token that was named by its jti is still cached")
 	}
-	if n := f..Forget([]string{named}); n != 1 || cached(named) {
+	if n := f.Forget([]string{named}); n != 1 || cached(named) {
 		t.Errorf("dropped = %d, and the token that was named by its text is still cached", n)
 	}
 	if !cached(other) {
