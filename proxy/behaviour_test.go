@@ -163,7 +163,11 @@ func raw(t *testing.T, addr, request string) string {
 	if _, err := io.WriteString(c, request); err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetReadDeadline(time.Now().Add(700 * time.Millisecond))
+	wait := 700 * time.Millisecond
+	if strings.Contains(request, "Connection: close") {
+		wait = 10 * time.Second // the gateway ends it
+	}
+	_ = c.SetReadDeadline(time.Now().Add(wait))
 	b, _ := io.ReadAll(c)
 	return string(b)
 }
@@ -860,6 +864,11 @@ func TestClientThatStopsSending(t *testing.T) {
 	if l, err := bufio.NewReader(c).ReadString('\n'); !strings.HasPrefix(l, "HTTP/1.1 408") {
 		t.Errorf("%q %v", l, err)
 	}
+	// Also where the body is announced and small, and the backend is not called before it is there.
+	g2 := start(t, Options{BodyIdleTimeout: 300 * time.Millisecond}, anyAPI(single(backend.URL)))
+	if got := raw(t, g2.url, "POST /a/1/x HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 10\r\n\r\nhello"); !strings.HasPrefix(got, "HTTP/1.1 408") {
+		t.Errorf("%q", got)
+	}
 	// One that sends slowly, but does send, is waited for.
 	pr, pw := io.Pipe()
 	go func() {
@@ -876,6 +885,27 @@ func TestClientThatStopsSending(t *testing.T) {
 	res.Body.Close()
 	if res.StatusCode != 200 {
 		t.Errorf("slow upload: %d", res.StatusCode)
+	}
+}
+
+func TestClientThatStopsReading(t *testing.T) {
+	done := make(chan struct{})
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
+		_, _ = io.Copy(w, io.LimitReader(pattern{}, 1<<30))
+	}))
+	defer backend.Close()
+	g := start(t, Options{BodyIdleTimeout: 300 * time.Millisecond}, anyAPI(single(backend.URL)))
+	c, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "GET /a/1/x HTTP/1.1\r\nHost: h\r\n\r\n")
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("the backend is held up by a client that reads nothing")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -65,14 +66,30 @@ func (h header) Visit(v throttle.AttributeVisitor) {
 type requestBody struct {
 	r        io.Reader
 	max      int64 // 0: none
+	deadline readDeadline
+	idle     time.Duration
 	n        atomic.Int64
 	tooLarge atomic.Bool
+	slow     atomic.Bool
 }
+
+// readDeadline and writeDeadline are what net/http's response writers offer to bound a client's silence.
+type readDeadline interface{ SetReadDeadline(time.Time) error }
+type writeDeadline interface{ SetWriteDeadline(time.Time) error }
 
 var errTooLarge = errors.New("the request body is larger than allowed")
 
 func (b *requestBody) Read(p []byte) (int, error) {
+	if b.deadline != nil {
+		_ = b.deadline.SetReadDeadline(time.Now().Add(b.idle)) // on a closed connection the read fails
+	}
 	n, err := b.r.Read(p)
+	if err != nil && b.deadline != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			b.slow.Store(true)
+		}
+		_ = b.deadline.SetReadDeadline(time.Time{}) // what is read from here on is not the body
+	}
 	if total := b.n.Add(int64(n)); b.max > 0 && total > b.max {
 		b.tooLarge.Store(true)
 		return 0, errTooLarge
@@ -362,6 +379,9 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	p.forwarded(s, r)
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
 		s.body = &requestBody{r: r.Body, max: s.api.maxBody}
+		if d, ok := w.(readDeadline); ok && p.opts.BodyIdleTimeout > 0 {
+			s.body.deadline, s.body.idle = d, p.opts.BodyIdleTimeout
+		}
 		q.Body, q.Length, q.Trailer = s.body, r.ContentLength, r.Trailer
 		q.Continue = len(r.Header["Expect"]) > 0
 		if r.ContentLength < 0 || r.ContentLength > smallBody {
@@ -492,9 +512,19 @@ func (p *Proxy) copyBody(s *state, w http.ResponseWriter, r *http.Request, res *
 	defer p.copies.Put(bp)
 	buf := *bp
 	flusher, _ := w.(http.Flusher)
+	var deadline writeDeadline
+	if idle := p.opts.BodyIdleTimeout; idle > 0 && (res.Length < 0 || res.Length > smallBody) {
+		// Smaller answers fit into the buffers on the way: their client cannot hold anybody up.
+		if deadline, _ = w.(writeDeadline); deadline != nil {
+			defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }() // a closed connection needs none
+		}
+	}
 	for {
 		n, err := res.Body.Read(buf)
 		if n > 0 {
+			if deadline != nil {
+				_ = deadline.SetWriteDeadline(time.Now().Add(p.opts.BodyIdleTimeout)) // on a closed connection the write fails
+			}
 			m, werr := w.Write(buf[:n])
 			s.out += int64(m)
 			if werr != nil {
@@ -545,7 +575,7 @@ func (p *Proxy) failed(s *state, w http.ResponseWriter, r *http.Request, err err
 		p.finish(s, r)
 		return true
 	case upstream.RequestBody:
-		if r.Context().Err() != nil {
+		if r.Context().Err() != nil && !s.body.slow.Load() {
 			s.err = "the client went away"
 			x.Note(pipeline.StepUpstream, pipeline.Refused)
 			x.Reason, x.Status, x.Allowed = s.err, statusClientGone, true
@@ -554,7 +584,7 @@ func (p *Proxy) failed(s *state, w http.ResponseWriter, r *http.Request, err err
 		}
 		f := fault.Status(http.StatusBadRequest)
 		f.Description = "The request body could not be read"
-		if errors.Is(err, upstream.ErrSlowBody) {
+		if errors.Is(err, upstream.ErrSlowBody) || s.body != nil && s.body.slow.Load() {
 			f = fault.Status(http.StatusRequestTimeout)
 		}
 		return p.refuse(s, w, r, x.Refuse(pipeline.StepLimits, f, err.Error()))

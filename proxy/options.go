@@ -29,6 +29,9 @@ type Options struct {
 	TLSMinVersion string
 	// ReadHeaderTimeout is 10 s, IdleTimeout 120 s by default.
 	ReadHeaderTimeout, IdleTimeout time.Duration
+	// BodyIdleTimeout is how long a client may neither send the next piece of its body nor take the next piece of a large
+	// answer; 0 means 60 s, negative no bound.
+	BodyIdleTimeout time.Duration
 	// MaxURIBytes is 8192, MaxHeaderBytes 65536 by default. MaxBodyBytes 0 means no cap.
 	MaxURIBytes, MaxHeaderBytes int
 	MaxBodyBytes                int64
@@ -90,6 +93,9 @@ func (o *Options) defaults() {
 	}
 	if o.IdleTimeout == 0 {
 		o.IdleTimeout = 2 * time.Minute
+	}
+	if o.BodyIdleTimeout == 0 {
+		o.BodyIdleTimeout = time.Minute
 	}
 	if o.MaxURIBytes == 0 {
 		o.MaxURIBytes = 8192
