@@ -254,7 +254,7 @@ func (s *Set) putMass(r keymanager.Revocation, now time.Time) bool {
 	defer s.mu.Unlock()
 	at := s.clients
 	if r.Kind == keymanager.RevokedSubject {
-		at = s.users
+		at, r.Value = s.users, plain(r.Value)
 	}
 	old, known := at[r.Value]
 	if !known && len(s.clients)+len(s.users) >= s.opts.MaxMass {
@@ -393,14 +393,17 @@ func (s *Set) revokedMass(t *keymanager.Token, now int64) (keymanager.Revocation
 			return s.mass(keymanager.RevokedConsumerKey, t.ConsumerKey, m), true
 		}
 	}
-	if m, ok := s.users[t.Subject]; t.Subject != "" && hit(m, ok) {
-		return s.mass(keymanager.RevokedSubject, t.Subject, m), true
-	}
-	if m, ok := s.users[t.User]; t.User != "" && hit(m, ok) {
-		return s.mass(keymanager.RevokedSubject, t.User, m), true
+	for _, name := range [...]string{plain(t.Subject), plain(t.User)} {
+		if m, ok := s.users[name]; name != "" && hit(m, ok) {
+			return s.mass(keymanager.RevokedSubject, name, m), true
+		}
 	}
 	return keymanager.Revocation{}, false
 }
+
+// plain is the name of a user without the domain of the super tenant: events name alice@carbon.super, tokens of third-party
+// key managers say alice, and both are one user.
+func plain(user string) string { return strings.TrimSuffix(user, "@"+keymanager.SuperTenant) }
 
 // token and mass make the outside form of an entry. Value is left empty on the request path, where making it would
 // allocate. The lock s.mu is held by the callers of mass, and taken by token.
