@@ -77,6 +77,7 @@ func main() {
 	transport := flag.Bool("transport", false, "the gateway calls its backends through http.Transport")
 	pprof := flag.String("pprof", "", "address of the gateway's profiler")
 	only := flag.String("only", "", "run one contender only")
+	pool := flag.Int("tokens", tokens, "how many tokens the clients use in turn")
 	flag.Parse()
 	log.SetFlags(0)
 	switch *role {
@@ -87,7 +88,7 @@ func main() {
 	case "gateway":
 		runGateway(*backend, *key, *transport, *pprof)
 	default:
-		if err := compare(*rounds, *seconds, *conns, *transport, *pprof, *only); err != nil {
+		if err := compare(*rounds, *seconds, *conns, min(max(*pool, 1), tokens), *transport, *pprof, *only); err != nil {
 			log.Fatal(err)
 		}
 	}
@@ -241,7 +242,7 @@ func runGateway(backend, keyFile string, transport bool, pprof string) {
 func consumerKey(i int) string { return fmt.Sprintf("consumer-key-%04d", i%apps) }
 
 // mint makes the pool of tokens.
-func mint(dir string) (keyFile string, list []string, err error) {
+func mint(dir string, n int) (keyFile string, list []string, err error) {
 	k, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return "", nil, err
@@ -256,7 +257,7 @@ func mint(dir string) (keyFile string, list []string, err error) {
 	}
 	e := base64.RawURLEncoding
 	head := e.EncodeToString([]byte(`{"alg":"RS256","typ":"JWT","kid":"bench-1"}`))
-	for i := range tokens {
+	for i := range n {
 		claims, err := json.Marshal(map[string]any{"iss": issuer, "sub": fmt.Sprintf("user-%05d", i), "azp": consumerKey(i), "aud": "bench", "scope": "default read write",
 			"jti": fmt.Sprintf("id-%05d-%032d", i, i), "iat": time.Now().Unix(), "nbf": time.Now().Unix(), "exp": time.Now().Add(24 * time.Hour).Unix(),
 			"http://wso2.org/claims/organization": "carbon.super", "realm": map[string]string{"signing_tenant": "carbon.super"}, "binding_type": "request"})
@@ -339,14 +340,14 @@ type contender struct {
 	token bool
 }
 
-func compare(rounds int, seconds float64, conns int, transport bool, pprof, only string) error {
+func compare(rounds int, seconds float64, conns, pool int, transport bool, pprof, only string) error {
 	dir, err := os.MkdirTemp("", "gatehouse-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	fmt.Fprintf(os.Stderr, "signing %d tokens\n", tokens)
-	keyFile, list, err := mint(dir)
+	fmt.Fprintf(os.Stderr, "signing %d tokens\n", pool)
+	keyFile, list, err := mint(dir, pool)
 	if err != nil {
 		return err
 	}
