@@ -1,0 +1,128 @@
+package pipeline
+
+import (
+	"net/textproto"
+	"strconv"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"gatehouse/proxy/definition"
+)
+
+func trace(id string, at int64, allowed bool) *Trace {
+	return &Trace{RequestID: id, At: at, Allowed: allowed, Status: 200}
+}
+
+func TestRings(t *testing.T) {
+	r := NewTraces(2, 3)
+	for i := range 5 {
+		r.Add(trace("ok"+strconv.Itoa(i), int64(i), true))
+	}
+	for i := range 2 {
+		r.Add(trace("no"+strconv.Itoa(i), int64(i), false))
+	}
+	for id, want := range map[string]bool{"ok0": false, "ok2": false, "ok3": true, "ok4": true, "no0": true, "no1": true, "": false, "x": false} {
+		if _, ok := r.Find(id); ok != want {
+			t.Errorf("%q: %v", id, ok)
+		}
+	}
+	r.Add(trace("same", 10, true))
+	r.Add(trace("same", 11, false))
+	if v, _ := r.Find("same"); v.Allowed || v.At != "1970-01-01T00:00:00.011Z" {
+		t.Errorf("not the newest: %+v", v)
+	}
+	none := NewTraces(0, -1)
+	none.Add(trace("x", 1, true))
+	if _, ok := none.Find("x"); ok {
+		t.Error("a ring of no size keeps a trace")
+	}
+}
+
+// TestRingsAgainstModel: the rings hold exactly the last of each kind.
+func TestRingsAgainstModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		sizes := [2]int{rapid.IntRange(0, 4).Draw(rt, "admitted"), rapid.IntRange(0, 4).Draw(rt, "refused")}
+		r := NewTraces(sizes[0], sizes[1])
+		var model [2][]string
+		for i := range rapid.IntRange(0, 20).Draw(rt, "requests") {
+			kind := rapid.IntRange(0, 1).Draw(rt, "kind")
+			id := "r" + strconv.Itoa(i)
+			r.Add(trace(id, int64(i), kind == 0))
+			model[kind] = append(model[kind], id)
+		}
+		for kind, ids := range model {
+			for i, id := range ids {
+				if _, ok := r.Find(id); ok != (i >= len(ids)-sizes[kind]) {
+					rt.Fatalf("%s of kind %d: found %v", id, kind, ok)
+				}
+			}
+		}
+	})
+}
+
+func TestRingsConcurrently(t *testing.T) {
+	r := NewTraces(16, 16)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 500 {
+				id := strconv.Itoa(g) + "-" + strconv.Itoa(i)
+				r.Add(trace(id, int64(i), i%2 == 0))
+				if v, ok := r.Find(id); ok && v.RequestID != id {
+					t.Errorf("asked for %s, got %s", id, v.RequestID)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestViewWithoutRoute(t *testing.T) {
+	x := &Exchange{}
+	x.Refuse(StepRoute, Refusal{Code: 404, Status: 404}, "nothing there")
+	v := x.View()
+	if v.Status != 404 || len(v.Steps) != 1 || v.Steps[0].Step != "route" || v.Steps[0].Result != "refused" || v.Steps[0].Reason != "nothing there" {
+		t.Errorf("%+v", v)
+	}
+}
+
+func TestResetForgetsEverything(t *testing.T) {
+	x := &Exchange{}
+	x.RequestID, x.Query = "id", "a=1"
+	x.SetRoute(&Route{API: &definition.API{}, Operation: &definition.Operation{}})
+	attributes{x}.Query("a")
+	x.Refuse(StepScopes, Refusal{Code: 1}, "r")
+	x.Reset()
+	if _, refused := x.RefusedAt(); refused || x.RequestID != "" || x.Route != nil || x.Throttle.Attributes != nil || x.query != nil || x.refusal.Code != 0 {
+		t.Errorf("%+v", x)
+	}
+}
+
+func FuzzCanonicalName(f *testing.F) {
+	for _, s := range []string{"x-request-id", "X-Request-Id", "ETag", "a--b", "-", "x_y"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for i := range len(s) {
+			if c := s[i]; c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '_' {
+				return // not a field name
+			}
+		}
+		if got, want := CanonicalName(s), textproto.CanonicalMIMEHeaderKey(s); got != want {
+			t.Errorf("%q: %q, want %q", s, got, want)
+		}
+	})
+}
+
+func BenchmarkTracesAdd(b *testing.B) {
+	r := NewTraces(2000, 20000)
+	tr := trace("id", 1, true)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			r.Add(tr)
+		}
+	})
+}
