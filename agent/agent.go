@@ -100,13 +100,13 @@ func (a *Agent) serving() bool { return a.engine.IsReady() }
 // Close frees what New made, for an agent that never ran.
 func (a *Agent) Close() {
 	if a.adminListener != nil {
-		_ = a.adminListener.Close() //nolint:errcheck // nothing was served on it
+		_ = a.adminListener.Close()
 	}
 	if a.proxy != nil {
-		_ = a.proxy.Close() //nolint:errcheck // nothing was written yet
+		_ = a.proxy.Close()
 	}
 	if a.domains.publisher != nil {
-		_ = a.domains.publisher.Close() //nolint:errcheck // nothing was queued yet
+		_ = a.domains.publisher.Close()
 	}
 	if a.domains.keyManagers != nil {
 		a.domains.keyManagers.Close()

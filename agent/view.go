@@ -228,7 +228,7 @@ func (a *Agent) buildAdmin() error {
 		}
 		opts.TLS = tlsConfig
 	}
-	listener, err := net.Listen("tcp", cfg.Address)
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", cfg.Address)
 	if err != nil {
 		return fmt.Errorf("open the admin server's port: %w; choose another in [admin] address", err)
 	}

@@ -244,9 +244,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 	defer cancel()
 	if err := srv.Shutdown(grace); err != nil {
-		_ = srv.Close() //nolint:errcheck // the process is stopping and the requests had their time
+		_ = srv.Close()
 	}
-	<-failed
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the admin server on %s: %w", l.Addr(), err)
+	}
 	return nil
 }
 
@@ -456,7 +458,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)+1))
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) //nolint:errcheck // the client went away: there is nobody to tell
+	_, _ = w.Write(append(body, '\n'))
 }
 
 // readJSON decodes the body into v, or answers 400 and returns false.
@@ -470,8 +472,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, limit int64, v any) bool {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
+		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 			writeError(w, http.StatusBadRequest, "bad_request", fmt.Sprintf("the body is larger than %d bytes", limit))
 		} else {
 			writeError(w, http.StatusBadRequest, "bad_request", "the body is not what this path takes: "+err.Error())

@@ -112,8 +112,10 @@ func TestListSearchesNamesAndIDs(t *testing.T) {
 }
 
 func TestAnswersToWrongRequests(t *testing.T) {
-	s := New(Options{Tables: map[string]Table{"apis": numbered(1)}, VerifyToken: func(context.Context, string) VerifyResult { return VerifyResult{} },
-		SetLogLevel: func(l string) error { return fmt.Errorf("log level %q is not known", l) }, Trace: func(string) (any, bool) { return nil, false }})
+	s := New(Options{
+		Tables: map[string]Table{"apis": numbered(1)}, VerifyToken: func(context.Context, string) VerifyResult { return VerifyResult{} },
+		SetLogLevel: func(l string) error { return fmt.Errorf("log level %q is not known", l) }, Trace: func(string) (any, bool) { return nil, false },
+	})
 	cases := []struct {
 		name, method, target, body string
 		status                     int

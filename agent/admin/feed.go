@@ -127,7 +127,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	var kinds []string
 	if text := r.URL.Query().Get("kinds"); text != "" {
-		for _, k := range strings.Split(text, ",") {
+		for k := range strings.SplitSeq(text, ",") {
 			k = strings.TrimSpace(k)
 			if k != KindChange && k != KindRefusal && k != KindConnection {
 				writeError(w, http.StatusBadRequest, "bad_request", fmt.Sprintf("kind %q: write change, refusal or connection", k))
