@@ -615,11 +615,13 @@ func (w *world) flush() {
 	}
 }
 
-// faultyWorld is a world whose gateway reaches its broker through a proxy.
+// faultyWorld is a world whose gateway reaches its broker through a proxy. Worlds of one time need virtual hosts of their own.
 func faultyWorld(t testing.TB, rabbit *harness.Rabbit, o worldOptions) (*world, *harness.Proxy, changer) {
 	t.Helper()
 	link := harness.StartProxy(t, rabbit.Address())
-	o.eventHub = rabbit.URL("carbon")
+	if o.eventHub == "" {
+		o.eventHub = rabbit.URL("carbon")
+	}
 	o.gatewayHub = strings.Replace(o.eventHub, rabbit.Address(), link.Address(), 1)
 	if o.fill == nil {
 		o.fill = fillFaultWorld
