@@ -46,8 +46,10 @@ func newCertificates(cert, key, ca, min string, log zerolog.Logger) (*certificat
 
 // config is for the listener: each handshake gets the configuration in force.
 func (c *certificates) config() *tls.Config {
-	return &tls.Config{MinVersion: c.min, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.get(), nil },
-		NextProtos: []string{"h2", "http/1.1"}}
+	return &tls.Config{
+		MinVersion: c.min, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.get(), nil },
+		NextProtos: []string{"h2", "http/1.1"},
+	}
 }
 
 func (c *certificates) get() *tls.Config {

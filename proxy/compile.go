@@ -242,8 +242,10 @@ func (p *Proxy) compileAPI(d *definition.API) (a *api, err error) {
 		if c.production == nil && c.sandbox == nil {
 			return a, fmt.Errorf("resource %s %s has neither a production nor a sandbox endpoint", o.Method, o.Template)
 		}
-		c.Route = pipeline.Route{API: d, Operation: o, Ref: ref, Tenant: a.tenant, AuthHeader: auth, Secured: !o.Unsecured,
-			Production: c.production != nil, Sandbox: c.sandbox != nil}
+		c.Route = pipeline.Route{
+			API: d, Operation: o, Ref: ref, Tenant: a.tenant, AuthHeader: auth, Secured: !o.Unsecured,
+			Production: c.production != nil, Sandbox: c.sandbox != nil,
+		}
 		c.Stages = p.opts.Domains.Chain(&c.Route)
 		a.operations = append(a.operations, c)
 	}

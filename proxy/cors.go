@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -110,7 +111,7 @@ func addVary(h http.Header) {
 			}
 		}
 	}
-	h["Vary"] = append(v[:len(v):len(v)], "Origin")
+	h["Vary"] = append(slices.Clip(v), "Origin")
 }
 
 // preflight says whether a request is one.
@@ -133,7 +134,7 @@ func (c *cors) answer(h http.Header, r *http.Request, allow string) {
 	}
 	if asked := r.Header["Access-Control-Request-Headers"]; c.echoTheRequestedHeaders && len(asked) > 0 {
 		h["Access-Control-Allow-Headers"] = asked[:1]
-		h["Vary"] = append(h["Vary"][:len(h["Vary"]):len(h["Vary"])], "Access-Control-Request-Headers")
+		h["Vary"] = append(slices.Clip(h["Vary"]), "Access-Control-Request-Headers")
 	} else if c.headers != nil {
 		h["Access-Control-Allow-Headers"] = c.headers
 	}

@@ -4,10 +4,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -74,8 +76,10 @@ type requestBody struct {
 }
 
 // readDeadline and writeDeadline are what net/http's response writers offer to bound a client's silence.
-type readDeadline interface{ SetReadDeadline(time.Time) error }
-type writeDeadline interface{ SetWriteDeadline(time.Time) error }
+type (
+	readDeadline  interface{ SetReadDeadline(time.Time) error }
+	writeDeadline interface{ SetWriteDeadline(time.Time) error }
+)
 
 var errTooLarge = errors.New("the request body is larger than allowed")
 
@@ -208,7 +212,7 @@ func (s *state) requestID(r *http.Request) {
 // newID makes a request id: 128 bits of the runtime's generator, in hex.
 func newID() string {
 	var b [32]byte
-	hi, lo := rand.Uint64(), rand.Uint64()
+	hi, lo := rand.Uint64(), rand.Uint64() //nolint:gosec // ChaCha8 of the runtime: not guessable, and no secret
 	for i := range 16 {
 		b[i] = hexDigits[hi>>(60-4*i)&15]
 		b[16+i] = hexDigits[lo>>(60-4*i)&15]
@@ -244,8 +248,7 @@ func (p *Proxy) addresses(r *http.Request) (peer, client netip.Addr) {
 	}
 	client = peer
 	lines := r.Header["X-Forwarded-For"]
-	for i := len(lines) - 1; i >= 0; i-- {
-		rest := lines[i]
+	for _, rest := range slices.Backward(lines) {
 		for rest != "" {
 			var last string
 			if j := strings.LastIndexByte(rest, ','); j >= 0 {
@@ -424,7 +427,7 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	}
 	w.WriteHeader(res.Status)
 	whole := p.copyBody(s, w, r, res)
-	res.Body.Close()
+	_ = res.Body.Close()
 	if whole {
 		for k, v := range res.Trailer {
 			if !announced(res.Announced, k) {
@@ -441,20 +444,13 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 const smallBody = 64 << 10
 
 func announced(list []string, name string) bool {
-	for _, a := range list {
-		if a == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(list, name)
 }
 
 // Informational passes a 1xx answer of the backend on.
 func (s *state) Informational(status int, info http.Header) {
 	h := s.w.Header()
-	for k, v := range info {
-		h[k] = v
-	}
+	maps.Copy(h, info)
 	s.w.WriteHeader(status)
 	for k := range info {
 		delete(h, k)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	stdlog "log"
+	stdlog "log" //nolint:depguard // net/http takes its ErrorLog in no other form
 	"net"
 	"net/http"
 	"strings"
@@ -47,14 +47,14 @@ func (p *Proxy) Listen() error {
 	}
 	var err error
 	if p.opts.HTTP != "" {
-		if l.http, err = net.Listen("tcp", p.opts.HTTP); err != nil {
+		if l.http, err = new(net.ListenConfig).Listen(context.Background(), "tcp", p.opts.HTTP); err != nil {
 			return fmt.Errorf("opening the http listener: %w", err)
 		}
 	}
 	if p.opts.HTTPS != "" {
-		if l.https, err = net.Listen("tcp", p.opts.HTTPS); err != nil {
+		if l.https, err = new(net.ListenConfig).Listen(context.Background(), "tcp", p.opts.HTTPS); err != nil {
 			if l.http != nil {
-				l.http.Close()
+				_ = l.http.Close()
 				l.http = nil
 			}
 			return fmt.Errorf("opening the https listener: %w", err)
@@ -166,7 +166,7 @@ func (p *Proxy) Drain(ctx context.Context) error {
 	servers := l.servers
 	for _, ln := range []net.Listener{l.http, l.https} {
 		if ln != nil {
-			ln.Close()
+			_ = ln.Close()
 		}
 	}
 	l.mu.Unlock()
@@ -181,7 +181,7 @@ func (p *Proxy) Drain(ctx context.Context) error {
 		g.Go(func() error {
 			// That the listener is closed already is no failure: the connections are waited for all the same.
 			if err := s.Shutdown(ctx); err != nil && !errors.Is(err, net.ErrClosed) {
-				s.Close()
+				_ = s.Close()
 				return fmt.Errorf("draining: %w: the connections that were left are cut", err)
 			}
 			return nil

@@ -32,17 +32,27 @@ var buckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 
 
 func newMetrics(r prometheus.Registerer, maxAPIs int, dropped func() float64) *metrics {
 	m := &metrics{
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_requests_total",
-			Help: "Requests by API, method, class of the status, and decision."}, []string{"api", "version", "method", "code_class", "decision"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "gatehouse_request_duration_seconds",
-			Help: "Time from the request's header to the end of the answer.", Buckets: buckets}, []string{"api", "version"}),
-		upstream: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "gatehouse_upstream_duration_seconds",
-			Help: "Time until the header of the backend's answer.", Buckets: buckets}, []string{"api", "version"}),
-		overhead: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "gatehouse_gateway_overhead_seconds",
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gatehouse_requests_total",
+			Help: "Requests by API, method, class of the status, and decision.",
+		}, []string{"api", "version", "method", "code_class", "decision"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "gatehouse_request_duration_seconds",
+			Help: "Time from the request's header to the end of the answer.", Buckets: buckets,
+		}, []string{"api", "version"}),
+		upstream: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "gatehouse_upstream_duration_seconds",
+			Help: "Time until the header of the backend's answer.", Buckets: buckets,
+		}, []string{"api", "version"}),
+		overhead: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "gatehouse_gateway_overhead_seconds",
 			Help:    "Time in the gateway before the backend is called.",
-			Buckets: []float64{.000005, .00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .1, 1}}),
-		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_refusals_total",
-			Help: "Refused requests by step and fault code."}, []string{"reason", "code"}),
+			Buckets: []float64{.000005, .00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .1, 1},
+		}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gatehouse_refusals_total",
+			Help: "Refused requests by step and fault code.",
+		}, []string{"reason", "code"}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_api_compilations_total", Help: "APIs compiled into the route table, by result."}, []string{"result"}),
 		config:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "gatehouse_routes_generation", Help: "Number of route tables since the start."}),
 		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: "gatehouse_panics_total", Help: "Requests that ended in a fault of the gateway itself."}),
@@ -70,9 +80,11 @@ type apiMetrics struct {
 	requests     [len(methodNames)][6][2]atomic.Pointer[prometheus.Counter]
 }
 
-var methodNames = [...]string{"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "other"}
-var classNames = [...]string{"other", "1xx", "2xx", "3xx", "4xx", "5xx"}
-var decisionNames = [...]string{"refused", "admitted"}
+var (
+	methodNames   = [...]string{"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "other"}
+	classNames    = [...]string{"other", "1xx", "2xx", "3xx", "4xx", "5xx"}
+	decisionNames = [...]string{"refused", "admitted"}
+)
 
 func methodIndex(m string) int {
 	for i, n := range methodNames {

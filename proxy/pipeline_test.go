@@ -27,8 +27,10 @@ func (d *domains) Authenticate(_ context.Context, c keymanager.Credential) (*key
 }
 
 func (d *domains) Resolve(key, km string, api subscription.APIRef) subscription.Facts {
-	return subscription.Facts{API: &subscription.API{ID: 1, Context: api.Context}, Mapping: &subscription.KeyMapping{ConsumerKey: key, KeyType: subscription.Production},
-		Application: &subscription.Application{ID: 7, Name: "App", Owner: "alice", Policy: "50PerMin"}, Subscription: &subscription.Subscription{Policy: "Gold", State: subscription.Unblocked}}
+	return subscription.Facts{
+		API: &subscription.API{ID: 1, Context: api.Context}, Mapping: &subscription.KeyMapping{ConsumerKey: key, KeyType: subscription.Production},
+		Application: &subscription.Application{ID: 7, Name: "App", Owner: "alice", Policy: "50PerMin"}, Subscription: &subscription.Subscription{Policy: "Gold", State: subscription.Unblocked},
+	}
 }
 
 func (d *domains) DenyAnonymous(*throttle.Request) *throttle.DenyCondition  { return nil }
@@ -44,13 +46,17 @@ func TestRequestGoesThroughThePipeline(t *testing.T) {
 	defer backend.Close()
 	var log bytes.Buffer
 	d := &domains{}
-	p, err := New(Options{HTTP: "127.0.0.1:0", AccessLog: &log, TracesAdmitted: 10, TracesRefused: 10,
-		Domains: stage.Domains{Authenticator: d, Subscriptions: d, Denier: d, Throttler: d}})
+	p, err := New(Options{
+		HTTP: "127.0.0.1:0", AccessLog: &log, TracesAdmitted: 10, TracesRefused: 10,
+		Domains: stage.Domains{Authenticator: d, Subscriptions: d, Denier: d, Throttler: d},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused := p.SetAPIs([]*definition.API{{Name: "Shop", Version: "1.0.0", Context: "/shop/1.0.0", Production: &definition.Endpoint{Kind: definition.Single, URLs: []string{backend.URL + "/base"}},
-		Operations: []definition.Operation{{Template: "/*", Method: "GET", Scopes: []string{"read"}}}}})
+	refused := p.SetAPIs([]*definition.API{{
+		Name: "Shop", Version: "1.0.0", Context: "/shop/1.0.0", Production: &definition.Endpoint{Kind: definition.Single, URLs: []string{backend.URL + "/base"}},
+		Operations: []definition.Operation{{Template: "/*", Method: "GET", Scopes: []string{"read"}}},
+	}})
 	if len(refused) > 0 {
 		t.Fatal(refused)
 	}

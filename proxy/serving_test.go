@@ -27,8 +27,10 @@ import (
 func echo(t testing.TB, name string) *httptest.Server {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Backend", name)
-		_ = json.NewEncoder(w).Encode(map[string]any{"target": r.RequestURI, "auth": r.Header.Get("Authorization"), "xff": r.Header.Get("X-Forwarded-For"),
-			"proto": r.Header.Get("X-Forwarded-Proto"), "host": r.Header.Get("X-Forwarded-Host"), "token": r.Header.Get("X-Token")})
+		_ = json.NewEncoder(w).Encode(map[string]any{
+			"target": r.RequestURI, "auth": r.Header.Get("Authorization"), "xff": r.Header.Get("X-Forwarded-For"),
+			"proto": r.Header.Get("X-Forwarded-Proto"), "host": r.Header.Get("X-Forwarded-Host"), "token": r.Header.Get("X-Token"),
+		})
 	}))
 	t.Cleanup(s.Close)
 	return s
@@ -302,8 +304,10 @@ func TestCORS(t *testing.T) {
 		a.Operations = []definition.Operation{{Template: "/x", Method: "GET"}, {Template: "/x", Method: "POST"}, {Template: "/open", Method: "GET", Unsecured: true}}
 		return a
 	}
-	exact := &definition.CORS{Enabled: true, AllowOrigins: []string{"https://app.example.com", "https://*.example.org"}, AllowHeaders: []string{"Authorization", "X-A"},
-		ExposeHeaders: []string{"X-B"}, AllowCredentials: true, MaxAge: time.Hour}
+	exact := &definition.CORS{
+		Enabled: true, AllowOrigins: []string{"https://app.example.com", "https://*.example.org"}, AllowHeaders: []string{"Authorization", "X-A"},
+		ExposeHeaders: []string{"X-B"}, AllowCredentials: true, MaxAge: time.Hour,
+	}
 	for _, c := range []struct {
 		name          string
 		cors          *definition.CORS
@@ -312,8 +316,10 @@ func TestCORS(t *testing.T) {
 		status        int
 		want          map[string]string
 	}{
-		{"preflight", exact, "OPTIONS", "/a/1/x", "https://app.example.com", "POST", 204, map[string]string{"Access-Control-Allow-Origin": "https://app.example.com", "Access-Control-Allow-Methods": "GET, HEAD, POST",
-			"Access-Control-Allow-Headers": "Authorization, X-A", "Access-Control-Allow-Credentials": "true", "Access-Control-Max-Age": "3600", "Vary": "Origin"}},
+		{"preflight", exact, "OPTIONS", "/a/1/x", "https://app.example.com", "POST", 204, map[string]string{
+			"Access-Control-Allow-Origin": "https://app.example.com", "Access-Control-Allow-Methods": "GET, HEAD, POST",
+			"Access-Control-Allow-Headers": "Authorization, X-A", "Access-Control-Allow-Credentials": "true", "Access-Control-Max-Age": "3600", "Vary": "Origin",
+		}},
 		{"preflight of a pattern", exact, "OPTIONS", "/a/1/x", "https://a.b.example.org", "POST", 204, map[string]string{"Access-Control-Allow-Origin": "https://a.b.example.org"}},
 		{"preflight of another origin", exact, "OPTIONS", "/a/1/x", "https://evil.example.com", "POST", 204, map[string]string{"Access-Control-Allow-Origin": "", "Access-Control-Allow-Methods": "", "Vary": "Origin"}},
 		{"pattern is no suffix", exact, "OPTIONS", "/a/1/x", "https://example.org", "POST", 204, map[string]string{"Access-Control-Allow-Origin": ""}},
@@ -329,8 +335,10 @@ func TestCORS(t *testing.T) {
 		{"preflight of nothing", exact, "OPTIONS", "/a/1/none", "https://app.example.com", "GET", 404, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			g := start(t, Options{CORS: &definition.CORS{Enabled: true, AllowOrigins: []string{"https://global.example.com"}, AllowMethods: []string{"GET", "PUT"}},
-				Domains: stage.Domains{Authenticator: d, Subscriptions: d, Denier: d, Throttler: d}}, api(c.cors))
+			g := start(t, Options{
+				CORS:    &definition.CORS{Enabled: true, AllowOrigins: []string{"https://global.example.com"}, AllowMethods: []string{"GET", "PUT"}},
+				Domains: stage.Domains{Authenticator: d, Subscriptions: d, Denier: d, Throttler: d},
+			}, api(c.cors))
 			h := []string{"Origin: " + c.origin}
 			if c.asked != "" {
 				h = append(h, "Access-Control-Request-Method: "+c.asked)
@@ -351,7 +359,7 @@ func TestCORS(t *testing.T) {
 func TestLoadBalanceAndFailover(t *testing.T) {
 	both(t, func(t *testing.T, o Options) {
 		a, b := echo(t, "a"), echo(t, "b")
-		broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Error(w, "broken", 503) }))
+		broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Error(w, "broken", http.StatusServiceUnavailable) }))
 		defer broken.Close()
 		ln, _ := net.Listen("tcp", "127.0.0.1:0")
 		dead := "http://" + ln.Addr().String()
@@ -412,8 +420,10 @@ func TestMetricsAndAccessLog(t *testing.T) {
 	if len(lines) != 3 {
 		t.Fatalf("%d lines", len(lines))
 	}
-	for k, want := range map[string]any{"request_id": "r1", "trace_id": "0af7651916cd43dd8448eb211c80319c", "client_ip": "127.0.0.1", "method": "GET", "path": "/a/1/items/7?…", "route": "/items/{id}", "api": "A", "version": "1",
-		"application": "App", "user": "bob@carbon.super", "status": 200.0, "upstream_status": 200.0, "retries": 0.0, "protocol": "HTTP/1.1"} {
+	for k, want := range map[string]any{
+		"request_id": "r1", "trace_id": "0af7651916cd43dd8448eb211c80319c", "client_ip": "127.0.0.1", "method": "GET", "path": "/a/1/items/7?…", "route": "/items/{id}", "api": "A", "version": "1",
+		"application": "App", "user": "bob@carbon.super", "status": 200.0, "upstream_status": 200.0, "retries": 0.0, "protocol": "HTTP/1.1",
+	} {
 		if lines[0][k] != want {
 			t.Errorf("%s: %v, want %v", k, lines[0][k], want)
 		}

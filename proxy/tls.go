@@ -74,8 +74,8 @@ const handshakeTimeout = 10 * time.Second
 
 func (h *handshaker) run() error {
 	defer h.wg.Wait()
-	defer h.plain.Close()
-	defer h.h2.Close()
+	defer func() { _ = h.plain.Close() }()
+	defer func() { _ = h.h2.Close() }()
 	conf := h.p.listeners.certs.config()
 	var wait time.Duration
 	for {
@@ -105,7 +105,7 @@ func (h *handshaker) shake(c *tls.Conn) {
 	defer cancel()
 	if err := c.HandshakeContext(ctx); err != nil {
 		h.p.opts.Log.Debug().Err(err).Str("peer", c.RemoteAddr().String()).Msg("tls handshake failed")
-		c.Close()
+		_ = c.Close()
 		return
 	}
 	state := c.ConnectionState()
@@ -132,7 +132,7 @@ func (h *handed) give(c net.Conn) {
 	select {
 	case h.c <- c:
 	case <-h.done:
-		c.Close()
+		_ = c.Close()
 	}
 }
 

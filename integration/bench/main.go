@@ -24,11 +24,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // a command that prints and ends
 	"net"
 	"net/http"
 	"net/http/httputil"
-	_ "net/http/pprof" //nolint:gosec // on request only, see -pprof
+	_ "net/http/pprof" // on request only, see -pprof
 	"net/url"
 	"os"
 	"os/exec"
@@ -179,7 +179,7 @@ func (d *discard) Send(_ context.Context, b throttle.Batch) error {
 
 func runGateway(backend, keyFile string, transport bool, pprof string) {
 	if pprof != "" {
-		go func() { log.Print(http.ListenAndServe(pprof, nil)) }() //nolint:gosec // a profiler on request
+		go func() { log.Print(http.ListenAndServe(pprof, nil)) }()
 	}
 	pub, err := os.ReadFile(keyFile)
 	if err != nil {

@@ -3,8 +3,8 @@
 package accesslog
 
 import (
+	"cmp"
 	"crypto/sha256"
-	"errors"
 	"io"
 	"math/rand/v2"
 	"net/netip"
@@ -94,7 +94,7 @@ func New(o Options) *Log {
 
 // Add writes a line into memory. It never waits for the output.
 func (l *Log) Add(e *Entry) {
-	s := &l.shards[rand.Uint32()%shards]
+	s := &l.shards[rand.Uint32()%shards] //nolint:gosec // it spreads the load, nothing more
 	s.mu.Lock()
 	if len(s.buf) >= l.limit {
 		s.mu.Unlock()
@@ -157,7 +157,7 @@ func (l *Log) flush() {
 		if len(buf) > 0 {
 			if _, err := l.opts.Out.Write(buf); err != nil {
 				l.failed.Add(n)
-				l.err = errors.Join(l.err, firstOnly(l.err, err))
+				l.err = cmp.Or(l.err, err) // the first one: a broken output must not grow it without bound
 			} else {
 				l.written.Add(n)
 			}
@@ -166,14 +166,6 @@ func (l *Log) flush() {
 		s.free = buf
 		s.mu.Unlock()
 	}
-}
-
-// firstOnly keeps a broken output from growing the error without bound.
-func firstOnly(had, err error) error {
-	if had != nil {
-		return nil
-	}
-	return err
 }
 
 func (l *Log) append(b []byte, e *Entry) []byte {

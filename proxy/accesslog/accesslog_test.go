@@ -16,9 +16,11 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func entry() *Entry {
-	return &Entry{Time: time.UnixMilli(1_764_000_000_123), RequestID: "id", TraceID: "t", ClientIP: netip.MustParseAddr("192.0.2.7"), Method: "GET", Host: "h", Path: "/shop/1/items/3", Query: true,
+	return &Entry{
+		Time: time.UnixMilli(1_764_000_000_123), RequestID: "id", TraceID: "t", ClientIP: netip.MustParseAddr("192.0.2.7"), Method: "GET", Host: "h", Path: "/shop/1/items/3", Query: true,
 		Route: "/items/{id}", API: "Shop", Version: "1", Application: "App", ConsumerKey: "ck", User: "bob", Status: 429, Code: 900804, RefusedAt: "throttle", BytesIn: 3, BytesOut: 151,
-		Duration: 1234567 * time.Nanosecond, UpstreamTime: 42 * time.Microsecond, Overhead: 7 * time.Microsecond, Retries: 1, ThrottleLevel: "subscription", TLS: "TLS 1.3", Protocol: "HTTP/2.0"}
+		Duration: 1234567 * time.Nanosecond, UpstreamTime: 42 * time.Microsecond, Overhead: 7 * time.Microsecond, Retries: 1, ThrottleLevel: "subscription", TLS: "TLS 1.3", Protocol: "HTTP/2.0",
+	}
 }
 
 func TestLine(t *testing.T) {

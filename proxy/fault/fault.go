@@ -29,10 +29,10 @@ const (
 )
 
 const (
-	invalidCredentials = "Invalid Credentials"
+	invalidCredentials = "Invalid Credentials" //nolint:gosec // a message, no credential
 	throttledOut       = "Message throttled out"
 	quota              = "You have exceeded your quota"
-	correctToken       = "Invalid Credentials. Make sure you have given the correct access token"
+	correctToken       = "Invalid Credentials. Make sure you have given the correct access token" //nolint:gosec // a message, no credential
 )
 
 // Of returns the refusal of a code with its usual status, message and description. It panics on nothing: a code that is

@@ -105,7 +105,7 @@ func (c *Conn) end(p []byte) (int, error) {
 		c.answered = true
 		// Nobody else writes now: the answer before this one is complete, and no handler runs.
 		if b := c.refuse(c.status); len(b) > 0 {
-			_, _ = c.Conn.Write(b) // a client that went away needs no answer
+			_, _ = c.Write(b) // a client that went away needs no answer
 		}
 		c.lingeringClose()
 	}

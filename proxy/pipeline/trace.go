@@ -168,8 +168,10 @@ func origin(kind string, at int64, id string) *OriginView {
 
 // View renders the trace.
 func (t *Trace) View() TraceView {
-	v := TraceView{RequestID: t.RequestID, At: FormatTime(t.At), Method: t.Method, Host: t.Host, Path: t.Path,
-		Allowed: t.Allowed, Status: t.Status, Code: t.Code, Steps: []StepView{}}
+	v := TraceView{
+		RequestID: t.RequestID, At: FormatTime(t.At), Method: t.Method, Host: t.Host, Path: t.Path,
+		Allowed: t.Allowed, Status: t.Status, Code: t.Code, Steps: []StepView{},
+	}
 	if t.ClientIP.IsValid() {
 		v.ClientIP = t.ClientIP.String()
 	}

@@ -239,8 +239,8 @@ func naive(templates []string, path string) string {
 	rank := func(tmpl string) ([]int, bool) {
 		rest := false
 		p := tmpl
-		if strings.HasSuffix(p, "/*") {
-			rest, p = true, strings.TrimSuffix(p, "/*")
+		if before, ok := strings.CutSuffix(p, "/*"); ok {
+			rest, p = true, before
 		}
 		var ts []string
 		if p != "" {

@@ -4,6 +4,7 @@ package stage
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -195,11 +196,9 @@ func (s *scopes) Run(x *pipeline.Exchange) *pipeline.Refusal {
 		return nil
 	}
 	for _, have := range x.Token.Scopes {
-		for _, want := range s.any {
-			if have == want {
-				x.Note(pipeline.StepScopes, pipeline.OK)
-				return nil
-			}
+		if slices.Contains(s.any, have) {
+			x.Note(pipeline.StepScopes, pipeline.OK)
+			return nil
 		}
 	}
 	f := fault.Of(fault.ScopeMissing)

@@ -98,9 +98,11 @@ type listed []string
 func (l *listed) VisitAttribute(n, v string) { *l = append(*l, n+"="+v) }
 
 func row(state subscription.State) subscription.Facts {
-	return subscription.Facts{API: &subscription.API{ID: 1, Context: "/shop/1"}, Mapping: &subscription.KeyMapping{KeyType: subscription.Production},
+	return subscription.Facts{
+		API: &subscription.API{ID: 1, Context: "/shop/1"}, Mapping: &subscription.KeyMapping{KeyType: subscription.Production},
 		Application:  &subscription.Application{ID: 7, Name: "App", Owner: "alice", Policy: "50PerMin", Tenant: "carbon.super"},
-		Subscription: &subscription.Subscription{ID: 9, Policy: "Gold", State: state}}
+		Subscription: &subscription.Subscription{ID: 9, Policy: "Gold", State: state},
+	}
 }
 
 func sandbox(f subscription.Facts) subscription.Facts {
@@ -260,8 +262,10 @@ func TestDecisions(t *testing.T) {
 
 func run(w *world, d *Domains, api *definition.API, op *definition.Operation, h fields) (*pipeline.Exchange, *world) {
 	d.Authenticator, d.Subscriptions, d.Denier, d.Throttler, d.Fetcher = w, w, w, w, w
-	r := &pipeline.Route{API: api, Operation: op, Tenant: "carbon.super", AuthHeader: "Authorization", Secured: !op.Unsecured,
-		Production: api.Production != nil, Sandbox: api.Sandbox != nil, Ref: subscription.APIRef{Context: api.Context, Version: api.Version}}
+	r := &pipeline.Route{
+		API: api, Operation: op, Tenant: "carbon.super", AuthHeader: "Authorization", Secured: !op.Unsecured,
+		Production: api.Production != nil, Sandbox: api.Sandbox != nil, Ref: subscription.APIRef{Context: api.Context, Version: api.Version},
+	}
 	if api.AuthHeader != "" {
 		r.AuthHeader = api.AuthHeader
 	}
@@ -311,9 +315,11 @@ func TestWhatIsCounted(t *testing.T) {
 		t.Errorf("listed %q, want %q", seen, want)
 	}
 	got.Attributes = nil
-	want := throttle.Request{MessageID: "id", APIName: "Shop", APIContext: "/shop/1", APIVersion: "1", APITenant: "carbon.super", ResourceTemplate: "/items/{id}", Method: "GET",
+	want := throttle.Request{
+		MessageID: "id", APIName: "Shop", APIContext: "/shop/1", APIVersion: "1", APITenant: "carbon.super", ResourceTemplate: "/items/{id}", Method: "GET",
 		ResourceTier: "10KPerMin", Authenticated: true, AppID: "7", AppName: "App", AppOwner: "alice", AppTenant: "carbon.super", AppTier: "50PerMin", SubscriptionTier: "Gold",
-		KeyType: "PRODUCTION", User: "bob@carbon.super", ClientIP: netip.MustParseAddr("192.0.2.7"), MessageSize: -1}
+		KeyType: "PRODUCTION", User: "bob@carbon.super", ClientIP: netip.MustParseAddr("192.0.2.7"), MessageSize: -1,
+	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

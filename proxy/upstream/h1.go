@@ -32,8 +32,10 @@ type h1 struct {
 }
 
 func newH1(p *Pool, k hostKey, serverName string) *h1 {
-	return &h1{pool: p, key: k, serverName: serverName, via: &viaTransport{t: p.transport, opts: &p.opts},
-		dialer: net.Dialer{Timeout: p.opts.ConnectTimeout, KeepAlive: 30 * time.Second}}
+	return &h1{
+		pool: p, key: k, serverName: serverName, via: &viaTransport{t: p.transport, opts: &p.opts},
+		dialer: net.Dialer{Timeout: p.opts.ConnectTimeout, KeepAlive: 30 * time.Second},
+	}
 }
 
 // closeIdle lets go of the host: idle connections are closed now, busy ones when they fall idle.
@@ -43,7 +45,7 @@ func (c *h1) closeIdle() {
 	c.idle, c.closed = nil, true
 	c.mu.Unlock()
 	for _, cn := range idle {
-		cn.c.Close()
+		_ = cn.c.Close()
 	}
 }
 
@@ -59,7 +61,7 @@ func (c *h1) reap(now time.Time) {
 	c.idle = append(c.idle[:0], c.idle[n:]...)
 	c.mu.Unlock()
 	for _, cn := range old {
-		cn.c.Close()
+		_ = cn.c.Close()
 	}
 }
 
@@ -91,7 +93,7 @@ func (c *h1) give(cn *conn) {
 	}
 	c.mu.Unlock()
 	if !keep {
-		cn.c.Close()
+		_ = cn.c.Close()
 	}
 }
 
@@ -121,11 +123,11 @@ func (c *h1) dial(ctx context.Context) (*conn, error) {
 	hctx, cancel := context.WithTimeout(ctx, c.pool.opts.ConnectTimeout)
 	defer cancel()
 	if err := tc.HandshakeContext(hctx); err != nil {
-		nc.Close()
+		_ = nc.Close()
 		return nil, &callError{Connect, err}
 	}
 	if tc.ConnectionState().NegotiatedProtocol == "h2" {
-		nc.Close()
+		_ = nc.Close()
 		return nil, errHTTP2
 	}
 	cn.c = tc
@@ -143,14 +145,14 @@ func (c *h1) roundTrip(ctx context.Context, t *target, req *Request, res *Respon
 			// A connection that the host has closed meanwhile would cost a request that may not be sent twice; one on
 			// which it has spoken unasked would give this request the answer to another.
 			for cn = c.take(); cn != nil && !cn.alive(); cn = c.take() {
-				cn.c.Close()
+				_ = cn.c.Close()
 			}
 		}
 		reused := cn != nil
 		if cn == nil {
 			var err error
 			if cn, err = c.dial(ctx); err != nil {
-				if err == errHTTP2 {
+				if errors.Is(err, errHTTP2) {
 					c.h2.Store(true)
 					return c.via.roundTrip(ctx, t, req, res)
 				}
@@ -221,7 +223,7 @@ func (cn *conn) peek(fd uintptr) {
 // drop closes the connection after a failure.
 func (cn *conn) drop() {
 	cn.unwatch()
-	cn.c.Close()
+	_ = cn.c.Close()
 }
 
 // unwatch ends the watch of the client and says whether the connection is still good for others.
@@ -511,8 +513,7 @@ func (u *upload) run() {
 			break
 		}
 		if err != nil {
-			var b *bodyError
-			if !errors.As(err, &b) {
+			if _, known := errors.AsType[*bodyError](err); !known {
 				err = &bodyError{err}
 			}
 			u.fail(err)

@@ -36,7 +36,7 @@ func (cn *conn) readHeader(req *Request, res *Response) error {
 		}
 		from = max(cn.w-cn.r-3, 0)
 		if err := cn.fill(limit); err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				if cn.w > cn.r || !cn.silent {
 					err = io.ErrUnexpectedEOF
 				}
@@ -303,9 +303,9 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	if b.mode == byChunks {
 		n, err := b.readChunks(p)
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			b.keep = false
-			if err == io.ErrUnexpectedEOF || isTimeout(err) || cn.ctx.Err() != nil {
+			if errors.Is(err, io.ErrUnexpectedEOF) || isTimeout(err) || cn.ctx.Err() != nil {
 				return n, err
 			}
 		}
@@ -321,10 +321,10 @@ func (b *body) Read(p []byte) (int, error) {
 			b.ended = true
 			return n, nil
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-	} else if err == io.EOF {
+	} else if errors.Is(err, io.EOF) {
 		b.ended = true
 	}
 	if err != nil {
@@ -357,7 +357,7 @@ func (b *body) readChunks(p []byte) (n int, err error) {
 			m, err := b.some(q)
 			n += m
 			b.left -= int64(m)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
 			if err != nil || n == len(p) || cn.r == cn.w {
@@ -427,7 +427,7 @@ func (b *body) line() (string, error) {
 			return "", malformed("a line of the body's frame is too long")
 		}
 		if err := cn.fill(max(len(cn.buf), 2*maxChunkLine)); err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
 			return "", err
@@ -500,7 +500,7 @@ func (b *body) Close() error {
 		// The reader stopped at the last byte; the end of the body is usually here already.
 		b.cn = cn
 		if b.lineBuffered() {
-			if _, err := b.Read(make([]byte, 1)); err != io.EOF {
+			if _, err := b.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 				b.keep = false
 			}
 		}

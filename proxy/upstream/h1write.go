@@ -123,9 +123,11 @@ func appendEscaped(b []byte, s string) []byte {
 // canonicalNames are the names of fields that answers usually have, so that they need not be made each time.
 var canonicalNames = func() map[string]string {
 	m := map[string]string{}
-	for _, n := range []string{"Content-Type", "Content-Length", "Content-Encoding", "Content-Language", "Date", "Server", "Connection",
+	for _, n := range []string{
+		"Content-Type", "Content-Length", "Content-Encoding", "Content-Language", "Date", "Server", "Connection",
 		"Transfer-Encoding", "Cache-Control", "Etag", "Last-Modified", "Expires", "Vary", "Set-Cookie", "Location", "Keep-Alive", "Trailer",
-		"Access-Control-Allow-Origin", "Accept-Ranges", "Age", "X-Request-Id", "Strict-Transport-Security", "X-Content-Type-Options"} {
+		"Access-Control-Allow-Origin", "Accept-Ranges", "Age", "X-Request-Id", "Strict-Transport-Security", "X-Content-Type-Options",
+	} {
 		m[n], m[strings.ToLower(n)] = n, n
 	}
 	return m

@@ -93,7 +93,8 @@ const suspend = 2 * time.Second
 func NewPool(o Options) (*Pool, error) {
 	o.defaults()
 	p := &Pool{opts: o, hosts: map[hostKey]*host{}, stop: make(chan struct{}), done: make(chan struct{})}
-	p.tls = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.SkipTLSVerify, ClientSessionCache: tls.NewLRUClientSessionCache(256)}
+	p.tls = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.SkipTLSVerify, //nolint:gosec // only where the operator writes skip_ssl_verification
+		ClientSessionCache: tls.NewLRUClientSessionCache(256)}
 	if o.CAFile != "" {
 		pem, err := os.ReadFile(o.CAFile)
 		if err != nil {
@@ -326,7 +327,7 @@ func (e *Endpoint) Call(ctx context.Context, req *Request, res *Response) error 
 		if err == nil {
 			if !last && e.kind == definition.Failover && failoverStatus(res.Status) && repeatable(req) {
 				_, _ = io.CopyN(io.Discard, res.Body, 4096)
-				res.Body.Close()
+				_ = res.Body.Close()
 				clear(res.Header)
 				res.Trailer, res.Announced = nil, nil
 				continue
@@ -386,23 +387,20 @@ func repeatable(req *Request) bool {
 
 // classify names a failure of a client.
 func classify(ctx context.Context, err error) Kind {
-	var b *bodyError
-	if errors.As(err, &b) {
+	if _, ok := errors.AsType[*bodyError](err); ok {
 		return RequestBody
 	}
 	if ctx.Err() != nil {
 		return Canceled
 	}
-	var e *callError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*callError](err); ok {
 		return e.kind
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
 		return Connect
 	}
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
 		return Connect
 	}
 	var ne net.Error

@@ -8,6 +8,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -93,7 +94,7 @@ func (c *viaTransport) roundTrip(ctx context.Context, t *target, req *Request, r
 	timer.Stop()
 	if err != nil || late.Load() {
 		if r != nil {
-			r.Body.Close()
+			_ = r.Body.Close()
 		}
 		cancel(nil)
 		if late.Load() {
@@ -102,7 +103,7 @@ func (c *viaTransport) roundTrip(ctx context.Context, t *target, req *Request, r
 		return err
 	}
 	if r.StatusCode == http.StatusSwitchingProtocols {
-		r.Body.Close()
+		_ = r.Body.Close()
 		cancel(nil)
 		return &callError{Protocol, errors.New("the backend switches protocols without being asked")}
 	}
@@ -210,10 +211,5 @@ func connectionTokens(h http.Header) []string {
 }
 
 func dropped(name string, drop []string) bool {
-	for _, d := range drop {
-		if d == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(drop, name)
 }
