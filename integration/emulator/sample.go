@@ -154,14 +154,19 @@ func isWord(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '-' || c == '_' || c == '.'
 }
 
-// shiftMap moves the eight-byte times of a binary map. A base64 text inside keeps its length, because a shifted time has
+// shiftMap moves the eight-byte times of a binary map: behind the type code of a long, because the size of a map and the
+// length of a text, with what follows them, can look like a time too. A base64 text inside keeps its length, because a shifted time has
 // as many digits, so the lengths around it stay right.
 func shiftMap(b []byte, shift time.Duration) []byte {
 	if shift == 0 {
 		return b
 	}
 	b = bytes.Clone(b)
-	for i := 0; i+8 <= len(b); i++ {
+	const amqpLong, jmsLong = 0x31, 7
+	for i := 1; i+8 <= len(b); i++ {
+		if b[i-1] != amqpLong && b[i-1] != jmsLong {
+			continue
+		}
 		if n := int64(binary.BigEndian.Uint64(b[i:])); isTime(n) {
 			binary.BigEndian.PutUint64(b[i:], uint64(n+shift.Milliseconds()))
 			i += 7
