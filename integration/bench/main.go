@@ -77,6 +77,7 @@ func main() {
 	transport := flag.Bool("transport", false, "the gateway calls its backends through http.Transport")
 	pprof := flag.String("pprof", "", "address of the gateway's profiler")
 	only := flag.String("only", "", "run one contender only")
+	least := flag.Float64("least", 0, "fail when the gateway's ratio is below this")
 	pool := flag.Int("tokens", tokens, "how many tokens the clients use in turn")
 	flag.Parse()
 	log.SetFlags(0)
@@ -88,7 +89,7 @@ func main() {
 	case "gateway":
 		runGateway(*backend, *key, *transport, *pprof)
 	default:
-		if err := compare(*rounds, *seconds, *conns, min(max(*pool, 1), tokens), *transport, *pprof, *only); err != nil {
+		if err := compare(*rounds, *seconds, *conns, min(max(*pool, 1), tokens), *transport, *pprof, *only, *least); err != nil {
 			log.Fatal(err)
 		}
 	}
@@ -340,7 +341,7 @@ type contender struct {
 	token bool
 }
 
-func compare(rounds int, seconds float64, conns, pool int, transport bool, pprof, only string) error {
+func compare(rounds int, seconds float64, conns, pool int, transport bool, pprof, only string, least float64) error {
 	dir, err := os.MkdirTemp("", "gatehouse-bench-")
 	if err != nil {
 		return err
@@ -385,10 +386,14 @@ func compare(rounds int, seconds float64, conns, pool int, transport bool, pprof
 		}
 	}
 	fmt.Printf("%-32s %14s %20s %12s %10s\n", "median of "+strconv.Itoa(rounds)+" rounds", "us/request", "requests/s per core", "measured/s", "ratio")
-	base := median(cost[0])
+	base, last := median(cost[0]), 0.0
 	for i, c := range all {
 		m := median(cost[i])
 		fmt.Printf("%-32s %14.1f %20.0f %12.0f %10.2f\n", c.name, m, 1e6/m, median(speed[i]), base/m)
+		last = base / m
+	}
+	if last < least {
+		return fmt.Errorf("the ratio of %s is %.2f, below %.2f", all[len(all)-1].name, last, least)
 	}
 	return nil
 }
