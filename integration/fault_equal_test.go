@@ -320,6 +320,23 @@ func (p *probes) token(n int) issuer.Issued {
 	return p.tokens[n%len(p.tokens)]
 }
 
+// allowed picks a probe that the API Manager's rows allow.
+func (p *probes) allowed(t testing.TB, e *emulator.Emulator) (path, token string) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	rows := e.Rows()
+	for _, c := range p.contexts {
+		for _, x := range p.tokens {
+			if status, _ := decide(&rows, c, x); status == http.StatusOK {
+				return c + "/items", x.Token
+			}
+		}
+	}
+	t.Fatal("no probe is to be allowed: the test would show nothing")
+	return "", ""
+}
+
 // differences sends every probe and lists those that are answered otherwise than the API Manager's rows say.
 func (p *probes) differences(w *world) []string {
 	w.t.Helper()
