@@ -1,7 +1,6 @@
 package integration_test
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -128,7 +127,7 @@ var recordedGold = gold(emulator.Policy{
 	Limit: perMinute(5000), RateLimitCount: 20, RateLimitTimeUnit: "sec", GraphQLMaxDepth: 8, GraphQLMaxComplexity: 120,
 })
 
-func scope(roles ...string) change {
+func scopeOf(roles ...string) change {
 	return func(s manager) error {
 		s.PutScope(emulator.Scope{Name: "weather:read", DisplayName: "Read weather", Roles: roles})
 		return nil
@@ -355,10 +354,10 @@ var eventCases = []eventCase{
 		meanwhile: []change{func(s manager) error { return s.ReplaceCustomPolicy(userTemplate, "$appId:$clientIp") }}},
 
 	// --- notification: scopes
-	{sample: "notification-scope-create", meanwhile: []change{scope("internal/subscriber", "analyst")}},
-	{sample: "notification-scope-update", before: []change{scope("nobody")}, meanwhile: []change{scope("internal/subscriber", "analyst")},
+	{sample: "notification-scope-create", meanwhile: []change{scopeOf("internal/subscriber", "analyst")}},
+	{sample: "notification-scope-update", before: []change{scopeOf("nobody")}, meanwhile: []change{scopeOf("internal/subscriber", "analyst")},
 		unchanged: "the roles of a scope are not shown, and its row is there already"},
-	{sample: "notification-scope-delete", before: []change{scope("internal/subscriber", "analyst")},
+	{sample: "notification-scope-delete", before: []change{scopeOf("internal/subscriber", "analyst")},
 		meanwhile: []change{func(s manager) error { return s.DeleteScope("", "weather:read") }}},
 
 	// --- notification: what a gateway has nothing to do for
@@ -520,39 +519,16 @@ func (c eventCase) run(t *testing.T, rabbit rabbit, vhost string, legacy, folded
 	publish := func(name string, shift time.Duration) {
 		t.Helper()
 		key, p := readSample(t, name).message(t, shift, legacy, jwksOf(s.emu))
-		if folded {
-			key = strings.ToLower(key)
-		}
-		if !s.wire.publish(key, p) {
-			t.Fatalf("no queue of the gateway took %s under the routing key %s", name, key)
-		}
+		s.publish(key, p)
 	}
-	heard := s.gateway.seen()
-	hear := func(outcome string) {
-		t.Helper()
-		want := maps.Clone(heard)
-		want[outcome]++
-		eventually(t, 5*time.Second, "the event is counted as "+outcome, func() bool {
-			got := s.gateway.seen()
-			if total(got) > total(want) || total(got) == total(want) && !maps.Equal(got, want) {
-				t.Fatalf("events counted: %v, want %v", got, want)
-			}
-			return maps.Equal(got, want)
-		})
-		heard = want
-	}
-
-	// The event happens at the full second that comes next.
-	toNow := func() time.Duration {
-		return time.Now().Truncate(time.Second).Add(time.Second - c.ago).Sub(time.UnixMilli(eventTime))
-	}
+	toNow := func() time.Duration { return soon().Add(-c.ago).Sub(time.UnixMilli(eventTime)) }
 	var shift time.Duration
 	if len(c.earlier) > 0 {
 		s.change(c.meanwhile...)
 		shift = toNow()
 		for _, name := range c.earlier {
 			publish(name, shift)
-			hear("applied")
+			s.hear("")
 		}
 	}
 	for _, p := range c.probes {
@@ -568,14 +544,8 @@ func (c eventCase) run(t *testing.T, rabbit rabbit, vhost string, legacy, folded
 	base := time.UnixMilli(sampleEpoch).Add(shift)
 
 	publish(c.sample, shift)
-	outcome := c.outcome
-	if outcome == "" {
-		outcome = "applied"
-	}
-	hear(outcome)
-	for _, list := range c.reads {
-		eventually(t, 5*time.Second, "the gateway reads "+list+" again", func() bool { return s.emu.Recorded().Requests[list] > asked[list] })
-	}
+	s.hear(c.outcome)
+	s.reread(c.reads, asked)
 	c.compare(t, s, before, base)
 	for _, list := range c.spares {
 		if n := s.emu.Recorded().Requests[list] - asked[list]; n != 0 {
@@ -619,14 +589,6 @@ func (c eventCase) compare(t *testing.T, s *stage, before picture, base time.Tim
 	}
 }
 
-func total(counts map[string]int) int {
-	n := 0
-	for _, c := range counts {
-		n += c
-	}
-	return n
-}
-
 // TestTopicsThatNobodyListensTo: the broker has no queue for these samples, so that they cost nothing.
 func TestTopicsThatNobodyListensTo(t *testing.T) {
 	s := startStage(t, harness.Shared(t), stageOptions{vhost: "carbon"})
@@ -640,7 +602,7 @@ func TestTopicsThatNobodyListensTo(t *testing.T) {
 	if diff := before.difference(s.picture(), time.Now()); diff != "" {
 		t.Errorf("the state changed:\n%s", diff)
 	}
-	if n := total(s.gateway.seen()); n != 0 {
+	if n := countAll(s.gateway.seen()); n != 0 {
 		t.Errorf("%d events were seen", n)
 	}
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"os"
@@ -124,7 +125,9 @@ type probe struct {
 type stage struct {
 	*world
 	wire   *wire
+	folded bool
 	tokens map[string]string
+	heard  map[string]int // events counted so far, by outcome
 }
 
 // stageOptions are how one sample wants its world.
@@ -157,7 +160,60 @@ func startStage(t *testing.T, rabbit rabbit, o stageOptions) *stage {
 	if o.folded {
 		wo.gatewayHub = strings.Replace(hub, rabbit.Address(), startFoldingBroker(t, rabbit.Address()), 1)
 	}
-	return &stage{world: startWorld(t, wo), wire: dialWire(t, hub), tokens: map[string]string{}}
+	s := &stage{world: startWorld(t, wo), wire: dialWire(t, hub), folded: o.folded, tokens: map[string]string{}}
+	// A gateway that finds its broker slow becomes ready without it.
+	eventually(t, 20*time.Second, "the gateway listens to the broker", func() bool { return s.gateway.source("event_hub").Connected })
+	s.heard = s.gateway.seen()
+	return s
+}
+
+// soon is a full second that is later than every list the gateway has fetched so far, by any clock: so an event of that time
+// is news, and the gateway has no reason to ask the API Manager whether it is.
+func soon() time.Time { return time.Now().Truncate(time.Second).Add(3 * time.Second) }
+
+// publish sends a message, which a queue of the gateway must take.
+func (s *stage) publish(key string, p amqp091.Publishing) {
+	s.t.Helper()
+	if s.folded {
+		key = strings.ToLower(key)
+	}
+	if !s.wire.publish(key, p) {
+		s.t.Fatalf("no queue of the gateway took a message with the routing key %s", key)
+	}
+}
+
+// hear waits until one more event is counted, as outcome says: "" is applied.
+func (s *stage) hear(outcome string) {
+	s.t.Helper()
+	if outcome == "" {
+		outcome = "applied"
+	}
+	want := maps.Clone(s.heard)
+	want[outcome]++
+	eventually(s.t, 5*time.Second, "the event is counted as "+outcome, func() bool {
+		got := s.gateway.seen()
+		if countAll(got) >= countAll(want) && !maps.Equal(got, want) {
+			s.t.Fatalf("events counted: %v, want %v", got, want)
+		}
+		return maps.Equal(got, want)
+	})
+	s.heard = want
+}
+
+func countAll(counts map[string]int) int {
+	n := 0
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
+
+// reread waits until lists have been read more often than before.
+func (s *stage) reread(lists []string, before map[string]int) {
+	s.t.Helper()
+	for _, list := range lists {
+		eventually(s.t, 5*time.Second, "the gateway reads "+list+" again", func() bool { return s.emu.Recorded().Requests[list] > before[list] })
+	}
 }
 
 type rabbit interface {
@@ -269,9 +325,7 @@ func (s *stage) picture() picture {
 		item["by"] = by
 		return item
 	})}
-	if k, ok := s.gateway.lists()["scopes"]; ok {
-		p.scopes = k.Rows
-	}
+	p.scopes = s.gateway.source("lists").ByKind["scopes"].Rows
 	return p
 }
 
@@ -297,38 +351,34 @@ func (before picture) difference(after picture, base time.Time) string {
 
 var timeText = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
 
-// source is the event hub in /api/v1/state.
+// source is one of the sources in /api/v1/state.
 type source struct {
-	Name    string         `json:"name"`
-	Applied int            `json:"events_applied"`
-	Ignored map[string]int `json:"events_ignored"`
-	ByKind  map[string]struct {
-		Rows      int    `json:"rows"`
-		FetchedAt string `json:"fetched_at"`
-	} `json:"by_kind"`
+	Name      string               `json:"name"`
+	Connected bool                 `json:"connected"`
+	Applied   int                  `json:"events_applied"`
+	Ignored   map[string]int       `json:"events_ignored"`
+	ByKind    map[string]listState `json:"by_kind"`
 }
 
-func (g *gateway) sources() []source {
+// listState is one of the lists in /api/v1/state.
+type listState struct {
+	Rows      int    `json:"rows"`
+	FetchedAt string `json:"fetched_at"`
+}
+
+func (g *gateway) source(name string) source {
 	g.t.Helper()
 	var state struct {
 		Sources []source `json:"sources"`
 	}
 	g.getJSON("/api/v1/state", &state)
-	return state.Sources
-}
-
-func (g *gateway) lists() map[string]struct {
-	Rows      int    `json:"rows"`
-	FetchedAt string `json:"fetched_at"`
-} {
-	g.t.Helper()
-	for _, s := range g.sources() {
-		if s.Name == "lists" {
-			return s.ByKind
+	for _, s := range state.Sources {
+		if s.Name == name {
+			return s
 		}
 	}
-	g.t.Fatal("the state names no lists")
-	return nil
+	g.t.Fatalf("the state names no source %s", name)
+	return source{}
 }
 
 // count is one of the counts in /api/v1/state.
@@ -344,17 +394,10 @@ func (g *gateway) count(name string) int {
 // seen counts the events of the hub by what became of them: applied, or why they were ignored.
 func (g *gateway) seen() map[string]int {
 	g.t.Helper()
-	for _, s := range g.sources() {
-		if s.Name == "event_hub" {
-			out := map[string]int{"applied": s.Applied}
-			for why, n := range s.Ignored {
-				out[why] = n
-			}
-			return out
-		}
-	}
-	g.t.Fatal("the state names no event_hub")
-	return nil
+	s := g.source("event_hub")
+	out := map[string]int{"applied": s.Applied}
+	maps.Copy(out, s.Ignored)
+	return out
 }
 
 // eventSample is a file of samples/events.
@@ -413,30 +456,39 @@ func (s eventSample) message(t *testing.T, shift time.Duration, legacy bool, jwk
 // withKeySet makes the key manager of a sample publish its keys on this machine.
 func (s eventSample) withKeySet(t *testing.T, m broker.Message, legacy bool, jwks string) []byte {
 	t.Helper()
-	swap := func(text []byte) []byte {
-		raw, err := base64.StdEncoding.DecodeString(string(text))
-		if err != nil || !bytes.Contains(raw, []byte(recordedJWKS)) {
-			return text
-		}
-		return []byte(base64.StdEncoding.EncodeToString(bytes.ReplaceAll(raw, []byte(recordedJWKS), []byte(jwks))))
-	}
+	swap := func(text []byte) []byte { return []byte(withLocalKeySet(string(text), jwks)) }
 	if len(s.MapFields) == 0 {
 		return base64Text.ReplaceAllFunc(m.Body, swap)
 	}
+	form := broker.AMQPMap
+	if legacy {
+		form = broker.JMSMap
+	}
+	return encodeFields(t, s.MapFields, form, func(text string) string { return string(swap([]byte(text))) })
+}
+
+// withLocalKeySet replaces the address of the recorded key set inside of base64.
+func withLocalKeySet(text, jwks string) string {
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || !bytes.Contains(raw, []byte(recordedJWKS)) {
+		return text
+	}
+	return base64.StdEncoding.EncodeToString(bytes.ReplaceAll(raw, []byte(recordedJWKS), []byte(jwks)))
+}
+
+// encodeFields makes a map of texts and booleans; edit changes the texts.
+func encodeFields(t *testing.T, fields []mapField, form broker.Encoding, edit func(string) string) []byte {
+	t.Helper()
 	var payload broker.Payload
-	for _, f := range s.MapFields {
+	for _, f := range fields {
 		var v any
 		if err := json.Unmarshal(f.Value, &v); err != nil {
 			t.Fatal(err)
 		}
 		if text, ok := v.(string); ok {
-			v = string(swap([]byte(text)))
+			v = edit(text)
 		}
 		payload = append(payload, broker.Field{Name: f.Name, Value: v})
-	}
-	form := broker.AMQPMap
-	if legacy {
-		form = broker.JMSMap
 	}
 	b, err := payload.Encode(form)
 	if err != nil {
