@@ -60,6 +60,8 @@ type Agent struct {
 	watcher       *config.Watcher
 	draining      atomic.Bool
 	folderState   atomic.Pointer[artifact.Result]
+	standing      standing
+	notes         map[string]string // of the APIs served, as they were logged; the engine's
 }
 
 // New builds a gateway and opens its ports, so that Addresses is known and a port that is taken is an error here. Nothing
@@ -131,6 +133,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return expected(a.domains.keyManagers.Run(keepInStep)) })
 	group.Go(func() error { return a.sweep(keepInStep) })
 	group.Go(func() error { return a.forwardChanges(keepInStep) })
+	group.Go(func() error { return a.watchHealth(show) })
 	if a.folder != nil {
 		group.Go(func() error { return a.watchFolder(keepInStep) })
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"gatehouse/agent/admin"
 	"gatehouse/agent/artifact"
 	"gatehouse/agent/controlplane"
 	"gatehouse/agent/event"
@@ -34,6 +35,7 @@ func (a *Agent) buildEngine() error {
 		Registerer:         a.registry,
 		Domains:            a.syncDomains(),
 		Decode:             event.Decode,
+		Identity:           hub.ServiceURL.String(),
 		Tenants:            cfg.Gateway.Tenants,
 		Labels:             cfg.Gateway.GatewayLabels,
 		DataDir:            string(cfg.Gateway.DataDir),
@@ -146,10 +148,31 @@ func (a *Agent) syncDomains() sync.Domains {
 		Decide:               d.decisions.Apply,
 		Invalidate:           a.invalidate,
 		Resolve:              d.store.Resolve,
-		SetAPIs:              func(defs []*definition.API) map[string]error { return a.proxy.SetAPIs(defs) },
+		SetAPIs:              a.setAPIs,
 		Decisions:            d.decisions.All,
 		Revocations:          func() []keymanager.Revocation { return d.revocations.All(0) },
 	}
+}
+
+// setAPIs makes the definitions the ones that are served, and logs what of them has no effect here: once for each API,
+// until it changes. The engine calls it from one goroutine.
+func (a *Agent) setAPIs(defs []*definition.API) (refused map[string]error) {
+	refused = a.proxy.SetAPIs(defs)
+	log := a.part("apis")
+	notes := make(map[string]string, len(a.notes))
+	for _, d := range defs {
+		text := strings.Join(d.Notes, "; ")
+		if text == "" {
+			continue
+		}
+		key := d.UUID + " " + d.Context
+		if notes[key] = text; a.notes[key] != text {
+			log.Warn().Str("api", d.Name).Str("version", d.Version).Str("context", d.Context).Str("uuid", d.UUID).Strs("notes", d.Notes).
+				Msg("parts of an API's definition have no effect here")
+		}
+	}
+	a.notes = notes
+	return refused
 }
 
 // invalidate drops what is cached of the tokens that a message names. Resources and users have no cache here.
@@ -178,7 +201,7 @@ func (a *Agent) eventSources() ([]sync.Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		sources = append(sources, sync.Source{Source: s})
+		sources = append(sources, sync.Source{Source: a.observe(s)})
 	}
 	if th.Username != "" {
 		defaults = brokerurl.Defaults{Username: th.Username, Password: th.Password.Reveal()}
@@ -196,7 +219,7 @@ func (a *Agent) eventSources() ([]sync.Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		sources = append(sources, sync.Source{Source: s, Topics: only})
+		sources = append(sources, sync.Source{Source: a.observe(s), Topics: only})
 	}
 	return sources, nil
 }
@@ -237,16 +260,46 @@ func (a *Agent) eventSource(name, section string, set brokerurl.Set, subscribed 
 	})
 }
 
-// forwardChanges hands what changed to the readers of the admin server's event stream.
+// forwardChanges hands what changed to the readers of the admin server's event stream, and tells them of what came faster
+// than it could be handed on.
 func (a *Agent) forwardChanges(ctx context.Context) error {
-	ch, _, stop := a.engine.Changes(1024)
+	ch, lost, stop := a.engine.Changes(1024)
 	defer stop()
+	var told uint64
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case c := <-ch:
+			if n := lost(); n != told {
+				a.feed.Lost(admin.KindChange, n-told)
+				told = n
+			}
 			a.publishChange(c)
 		}
 	}
+}
+
+// observe tells the readers of the event stream of each change of a source's connection, after the engine.
+func (a *Agent) observe(s eventsource.Source) eventsource.Source { return observed{s, &a.feed} }
+
+type observed struct {
+	eventsource.Source
+	feed *admin.Feed
+}
+
+// Run implements eventsource.Source.
+func (o observed) Run(ctx context.Context, h eventsource.Handler) error {
+	return o.Source.Run(ctx, observer{h, o})
+}
+
+type observer struct {
+	eventsource.Handler
+	source observed
+}
+
+// OnState implements eventsource.Handler.
+func (o observer) OnState(s eventsource.State) {
+	o.Handler.OnState(s)
+	o.source.feed.Publish(admin.KindConnection, admin.Connection{Source: o.source.Name(), State: s.Kind.String()})
 }

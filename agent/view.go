@@ -42,6 +42,7 @@ type apiView struct {
 	Environments   []string       `json:"environments"`
 	Operations     []resourceView `json:"operations"`
 	Refused        string         `json:"refused,omitempty"`
+	Notes          []string       `json:"notes,omitempty"` // what of the definition has no effect here
 	Origin         admin.Origin   `json:"origin"`
 	DeployedFrom   *admin.Origin  `json:"deployed_from,omitempty"`
 }
@@ -159,6 +160,31 @@ type revokedView struct {
 	Origin    admin.Origin `json:"origin"`
 }
 
+// artifactView and the two below are entries of the event stream alone.
+type artifactView struct {
+	ID           string   `json:"id"`
+	Name         string   `json:"name"`
+	Version      string   `json:"version"`
+	Context      string   `json:"context"`
+	Revision     string   `json:"revision"`
+	Environments []string `json:"environments"`
+	Refused      string   `json:"refused,omitempty"`
+}
+
+type scopeView struct {
+	Name  string   `json:"name"`
+	Roles []string `json:"roles"`
+}
+
+type revocationView struct {
+	Kind      string     `json:"kind"`
+	SHA256    string     `json:"sha256,omitempty"` // of a token's id or signature
+	Value     string     `json:"value,omitempty"`  // a consumer key or user
+	Before    admin.Time `json:"before,omitempty"`
+	ExpiresAt admin.Time `json:"expires_at"`
+	Tenant    string     `json:"tenant"`
+}
+
 type upstreamView struct {
 	ID       string   `json:"id"`
 	API      string   `json:"api"`
@@ -249,10 +275,13 @@ func (a *Agent) configInForce() *config.Config {
 func (a *Agent) checks() []admin.Check {
 	var checks []admin.Check
 	for _, c := range a.engine.Checks() {
-		checks = append(checks, admin.Check{Name: c.Name, Status: c.Status, Detail: c.Detail, Since: admin.At(c.Since)})
+		if c.Name == "snapshot" && c.Status == "ok" && !c.Since.IsZero() {
+			c.Detail += " at " + c.Since.UTC().Format(time.RFC3339)
+		}
+		checks = joinCheck(checks, admin.Check{Name: c.Name, Status: c.Status, Detail: c.Detail})
 	}
 	if a.domains.publisher != nil {
-		tm := admin.Check{Name: "traffic_manager", Status: "ok", Since: admin.At(a.started)}
+		tm := admin.Check{Name: "traffic_manager", Status: "ok"}
 		var away, there []string
 		for _, g := range a.domains.publisher.State() {
 			for _, e := range g.Endpoints {
@@ -270,9 +299,9 @@ func (a *Agent) checks() []admin.Check {
 		if len(away) > 0 {
 			tm.Status, tm.Detail = "degraded", strings.Join(away, "; ")
 		}
-		checks = append(checks, tm)
+		checks = joinCheck(checks, tm)
 	}
-	km := admin.Check{Name: "key_managers", Status: "ok", Since: admin.At(a.started)}
+	km := admin.Check{Name: "key_managers", Status: "ok"}
 	state := a.domains.keyManagers.State()
 	var faults []string
 	for _, m := range state.Managers {
@@ -286,11 +315,16 @@ func (a *Agent) checks() []admin.Check {
 	}
 	checks = append(checks, km)
 	http, https := a.proxy.Addr()
-	listeners := admin.Check{Name: "listeners", Status: "ok", Detail: strings.Trim(http+" "+https, " "), Since: admin.At(a.started)}
+	listeners := admin.Check{Name: "listeners", Status: "ok", Detail: strings.Trim(http+" "+https, " ")}
 	if a.draining.Load() {
 		listeners.Status, listeners.Detail = "failed", "draining"
 	}
-	return append(checks, listeners)
+	checks = append(checks, listeners)
+	now := time.Now()
+	for i := range checks {
+		a.standing.since(&checks[i], now)
+	}
+	return checks
 }
 
 func (a *Agent) health() admin.Health {
@@ -414,12 +448,15 @@ func (a *Agent) tables() map[string]admin.Table {
 		return admin.Entry{ID: mappingID(m), Name: m.KeyManager, Render: func() any { return mappingOf(m) }}
 	})
 	mappings.Get = func(id string) (any, bool) {
-		key, km, _ := strings.Cut(id, "@")
-		m := d.store.KeyMappings().Get(store.MappingKey{ConsumerKey: key, KeyManager: km})
-		if m == nil {
-			return nil, false
+		for i := range id { // either name may hold an @
+			if id[i] != '@' {
+				continue
+			}
+			if m := d.store.KeyMappings().Get(store.MappingKey{ConsumerKey: id[:i], KeyManager: id[i+1:]}); m != nil {
+				return mappingOf(m), true
+			}
 		}
-		return mappingOf(m), true
+		return nil, false
 	}
 	return map[string]admin.Table{
 		"apis": {Each: a.eachAPI},
@@ -452,6 +489,14 @@ func (a *Agent) tables() map[string]admin.Table {
 	}
 }
 
+// apiID names an API by its UUID, by its database number where it has none.
+func apiID(r *subscription.API) string {
+	if r.UUID != "" {
+		return r.UUID
+	}
+	return idOf(r.ID, "")
+}
+
 // eachAPI walks over the APIs that are known by metadata, deployed, or both.
 func (a *Agent) eachAPI(yield func(admin.Entry) bool) {
 	refused := a.engine.State().Refused
@@ -460,10 +505,7 @@ func (a *Agent) eachAPI(yield func(admin.Entry) bool) {
 		deployed[d.UUID] = d
 	}
 	for row := range a.domains.store.APIs().All() {
-		id := row.UUID
-		if id == "" {
-			id = idOf(row.ID, "")
-		}
+		id := apiID(row)
 		def := deployed[row.UUID]
 		delete(deployed, row.UUID)
 		if !yield(admin.Entry{ID: id, Name: row.Name + " " + row.Context, Render: func() any { return apiOf(id, row, def, refused[row.UUID]) }}) {
@@ -519,7 +561,7 @@ func apiOf(id string, row *subscription.API, def *definition.API, refused string
 	}
 	if def != nil {
 		from := origin(def.Origin)
-		v.Deployed, v.Revision, v.Environments, v.DeployedFrom = true, def.RevisionID, notNil(def.Environments), &from
+		v.Deployed, v.Revision, v.Environments, v.DeployedFrom, v.Notes = true, def.RevisionID, notNil(def.Environments), &from, def.Notes
 		if row == nil {
 			v.APIID, v.Name, v.Version, v.Context, v.Type, v.Lifecycle = def.ID, def.Name, def.Version, def.Context, def.Type, def.Lifecycle
 			v.Provider, v.Policy, v.Tenant, v.DefaultVersion, v.Origin = def.Provider, def.Tier, def.Tenant, def.IsDefault, from
@@ -626,9 +668,26 @@ func (a *Agent) publishChange(c sync.Change) {
 	if !a.feed.Active() {
 		return
 	}
+	row := c.After
+	if row == nil {
+		row = c.Before
+	}
 	a.feed.Publish(admin.KindChange, admin.Change{
-		What: c.What, ID: c.ID, Before: a.shown(c.Before), After: a.shown(c.After), Origin: origin(c.Origin),
+		What: c.What, ID: changeID(row, c.ID), Before: a.shown(c.Before), After: a.shown(c.After), Origin: origin(c.Origin),
 	})
+}
+
+// changeID names the row of a change as the list of its kind does.
+func changeID(row any, otherwise string) string {
+	switch r := row.(type) {
+	case *keymanager.KeyManager:
+		return keyManagerID(r)
+	case *throttle.DenyCondition:
+		return denyID(r)
+	case *throttle.Policy:
+		return policyID(r)
+	}
+	return otherwise
 }
 
 // shown renders a row of a change.
@@ -636,7 +695,7 @@ func (a *Agent) shown(row any) any {
 	switch r := row.(type) {
 	case *subscription.API:
 		if r != nil {
-			return apiOf(idOf(r.ID, r.UUID), r, nil, "")
+			return apiOf(apiID(r), r, nil, "")
 		}
 	case *subscription.Application:
 		if r != nil {
@@ -666,8 +725,16 @@ func (a *Agent) shown(row any) any {
 		if r != nil {
 			return policyOf(r)
 		}
-	default:
-		return row
+	case *sync.Scope:
+		if r != nil {
+			return scopeView{Name: r.Name, Roles: notNil(r.Roles)}
+		}
+	case sync.DeployedShown:
+		return artifactView{
+			ID: r.UUID, Name: r.Name, Version: r.Version, Context: r.Context, Revision: r.Revision, Environments: notNil(r.Environments), Refused: r.Err,
+		}
+	case sync.RevokedShown:
+		return revocationView{Kind: r.Kind, SHA256: r.SHA256, Value: r.Value, Before: admin.Time(r.Before), ExpiresAt: admin.Time(r.ExpiresAt), Tenant: r.Tenant}
 	}
 	return nil
 }

@@ -281,6 +281,12 @@ func TestSlowReaderLosesTheOldestAndIsTold(t *testing.T) {
 	if first := <-sub.queue; first.id != 11 {
 		t.Errorf("oldest kept = %d, want 11", first.id)
 	}
+	refusals := feed.subscribe([]string{KindRefusal})
+	feed.Lost(KindChange, 3)
+	if a, b := sub.lost.Load(), refusals.lost.Load(); a != 13 || b != 0 {
+		t.Errorf("lost = %d for who reads all and %d for who reads refusals, want 13 and 0", a, b)
+	}
+	feed.unsubscribe(refusals)
 	feed.unsubscribe(sub)
 	if feed.Active() {
 		t.Error("the feed is active without readers")

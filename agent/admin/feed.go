@@ -103,6 +103,17 @@ func (f *Feed) Publish(kind string, v any) {
 	}
 }
 
+// Lost tells the readers of kind that n events of it were lost before they reached Publish.
+func (f *Feed) Lost(kind string, n uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.subs {
+		if len(s.kinds) == 0 || slices.Contains(s.kinds, kind) {
+			s.lost.Add(n)
+		}
+	}
+}
+
 func (f *Feed) subscribe(kinds []string) *subscription {
 	s := &subscription{kinds: kinds, queue: make(chan feedEvent, readerQueue)}
 	f.mu.Lock()

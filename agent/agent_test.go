@@ -1,0 +1,218 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"gatehouse/agent/admin"
+	"gatehouse/agent/config"
+	"gatehouse/agent/event"
+	"gatehouse/agent/eventsource"
+	"gatehouse/agent/sync"
+	"gatehouse/proxy/definition"
+	"gatehouse/subscription"
+	"gatehouse/throttle"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// standalone makes a gateway of a folder of definitions that never runs, from a configuration file as an operator has it.
+func standalone(t *testing.T, sections string) *Agent {
+	t.Helper()
+	return open(t, writeConfig(t, t.TempDir(), sections))
+}
+
+func writeConfig(t *testing.T, dir, sections string) (file string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(dir, "apis"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file = filepath.Join(dir, "gatehouse.toml")
+	text := "[listener]\nhttp = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[gateway]\ndrain_delay = \"0s\"\n[standalone]\napis = \"apis\"\npolicies = \"\"\n" + sections
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func open(t *testing.T, file string) *Agent {
+	t.Helper()
+	cfg, _, err := config.Load(file, os.LookupEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(Options{Config: cfg, Watcher: &config.WatcherOptions{Path: file}, Logger: zerolog.Nop(), Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.Close)
+	return a
+}
+
+// scripted is a source that says what a test tells it to.
+type scripted struct{ states []eventsource.State }
+
+func (s scripted) Name() string { return "event_hub" }
+func (s scripted) Kind() string { return "amqp" }
+func (s scripted) Run(_ context.Context, h eventsource.Handler) error {
+	for _, st := range s.states {
+		h.OnState(st)
+	}
+	return nil
+}
+
+type recorder struct{ states []eventsource.StateKind }
+
+func (r *recorder) OnState(s eventsource.State) { r.states = append(r.states, s.Kind) }
+func (*recorder) OnMessage(event.Message)       {}
+
+// stream reads count events of the event stream.
+func stream(t *testing.T, a *Agent, kinds string, count int, while func()) []string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- a.admin.Serve(ctx, a.adminListener) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		http.DefaultClient.CloseIdleConnections()
+	}()
+	limit, stop := context.WithTimeout(ctx, 5*time.Second)
+	defer stop()
+	req, err := http.NewRequestWithContext(limit, http.MethodGet, "http://"+a.adminListener.Addr().String()+"/api/v1/events?kinds="+kinds, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Scan() // ": connected"
+	while()
+	var got []string
+	for len(got) < count && lines.Scan() {
+		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			got = append(got, data)
+		}
+	}
+	return got
+}
+
+func TestTheEventStreamTellsOfConnections(t *testing.T) {
+	a := standalone(t, "")
+	var engine recorder
+	got := stream(t, a, "connection", 3, func() {
+		s := a.observe(scripted{[]eventsource.State{{Kind: eventsource.Connected}, {Kind: eventsource.Disconnected}, {Kind: eventsource.Refused}}})
+		if err := s.Run(t.Context(), &engine); err != nil {
+			t.Error(err)
+		}
+	})
+	want := []string{
+		`{"source":"event_hub","state":"connected"}`, `{"source":"event_hub","state":"disconnected"}`, `{"source":"event_hub","state":"refused"}`,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("stream (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]eventsource.StateKind{eventsource.Connected, eventsource.Disconnected, eventsource.Refused}, engine.states); d != "" {
+		t.Errorf("the engine was told (-want +got):\n%s", d)
+	}
+}
+
+// Changes name and show rows as the lists do: who reads a change can ask for the entry by its id.
+func TestChangesAreShownAsTheListsShowThem(t *testing.T) {
+	a := standalone(t, "")
+	from := sync.Origin{Kind: "event", At: 1764000000000, ID: "e1"}
+	const tail = `,"origin":{"kind":"event","at":"2025-11-24T16:00:00.000Z","id":"e1"}}`
+	cases := []struct {
+		name   string
+		change sync.Change
+		want   string
+	}{
+		{"a deny policy", sync.Change{What: "deny_policy", ID: "IP/carbon.super/7", After: &throttle.DenyCondition{Kind: throttle.DenyIP, Tenant: "carbon.super", ID: 7}},
+			`{"what":"deny_policy","id":"IP:carbon.super:7","before":null,"after":{"id":"IP:carbon.super:7","kind":"IP","tenant":"carbon.super","invert":false,"number":7,"origin":{"kind":"","at":null,"id":""}}`},
+		{"a policy that went", sync.Change{What: "policy", ID: "x", Before: &throttle.Policy{Kind: throttle.PolicySubscription, Tenant: "carbon.super", Name: "Gold"}},
+			`{"what":"policy","id":"subscription:carbon.super:Gold","before":{"id":"subscription:carbon.super:Gold","kind":"subscription","name":"Gold","tenant":"carbon.super","limit":null,"stop_on_quota_reach":false,"condition_groups":0,"origin":{"kind":"","at":null,"id":""}},"after":null`},
+		{"a deployed API", sync.Change{What: "artifact", ID: "u", After: sync.DeployedShown{UUID: "u", Name: "Shop", Version: "1", Context: "/shop/1", Revision: "r", Environments: []string{"Default"}}},
+			`{"what":"artifact","id":"u","before":null,"after":{"id":"u","name":"Shop","version":"1","context":"/shop/1","revision":"r","environments":["Default"]}`},
+		{"a scope", sync.Change{What: "scope", ID: "s", After: &sync.Scope{Name: "s"}}, `{"what":"scope","id":"s","before":null,"after":{"name":"s","roles":[]}`},
+		{"a revoked token", sync.Change{What: "revoked_token", ID: "ab", After: sync.RevokedShown{Kind: "token", SHA256: "abcd", ExpiresAt: 1764000000000}},
+			`{"what":"revoked_token","id":"ab","before":null,"after":{"kind":"token","sha256":"abcd","expires_at":"2025-11-24T16:00:00.000Z","tenant":""}`},
+	}
+	got := stream(t, a, "change", len(cases), func() {
+		for _, c := range cases {
+			c.change.Origin = from
+			a.publishChange(c.change)
+		}
+	})
+	if len(got) != len(cases) {
+		t.Fatalf("%d events, want %d", len(got), len(cases))
+	}
+	for i, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			if d := cmp.Diff(c.want+tail, got[i]); d != "" {
+				t.Errorf("change (-want +got):\n%s", d)
+			}
+		})
+	}
+	b, err := json.Marshal(a.shown(&subscription.API{ID: 3, UUID: "u3"}))
+	if err != nil || !strings.HasPrefix(string(b), `{"id":"u3"`) {
+		t.Errorf("an API is named %s (%v), want by its UUID as in the list", b, err)
+	}
+}
+
+func TestNotesOfADefinitionAreShown(t *testing.T) {
+	def := &definition.API{UUID: "u", Notes: []string{"x-wso2-cors of the resource has no effect"}}
+	b, err := json.Marshal(apiOf("u", nil, def, ""))
+	if err != nil || !strings.Contains(string(b), `"notes":["x-wso2-cors of the resource has no effect"]`) {
+		t.Errorf("entry = %s (%v), want the note in it", b, err)
+	}
+}
+
+func TestAStatusKeepsItsBeginning(t *testing.T) {
+	var s standing
+	at := func(ms int64) time.Time { return time.UnixMilli(ms) }
+	steps := []struct {
+		now    int64
+		name   string
+		status string
+		want   admin.Time
+	}{
+		{1000, "lists", "failed", 1000},
+		{2000, "lists", "failed", 1000},
+		{2000, "event_hub", "ok", 2000},
+		{3000, "lists", "ok", 3000},
+		{9000, "lists", "ok", 3000},
+		{9500, "lists", "degraded", 9500},
+		{9600, "event_hub", "ok", 2000},
+	}
+	for i, st := range steps {
+		c := admin.Check{Name: st.name, Status: st.status}
+		if s.since(&c, at(st.now)); c.Since != st.want {
+			t.Errorf("step %d: %s has been %s since %d, want %d", i, st.name, st.status, c.Since, st.want)
+		}
+	}
+}
+
+func TestChecksOfOneNameAreOne(t *testing.T) {
+	got := joinCheck([]admin.Check{{Name: "lists", Status: "ok"}, {Name: "traffic_manager", Status: "ok", Detail: "connected to 10.0.0.1:5672"}},
+		admin.Check{Name: "traffic_manager", Status: "degraded", Detail: "10.0.0.1:9611: connection refused"})
+	want := []admin.Check{{Name: "lists", Status: "ok"}, {Name: "traffic_manager", Status: "degraded", Detail: "connected to 10.0.0.1:5672; 10.0.0.1:9611: connection refused"}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("checks (-want +got):\n%s", d)
+	}
+}
