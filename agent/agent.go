@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -259,7 +260,16 @@ func (a *Agent) reloaded(r config.Reloaded) {
 			log.Error().Err(err).Msg("the log level stays")
 		}
 	}
-	if len(r.Restart) > 0 {
-		log.Warn().Strs("keys", r.Restart).Msg("these keys take effect after a restart")
+	issuers := len(r.Files) > 0 // one of them may be an issuer's certificate
+	for _, key := range r.Changed {
+		issuers = issuers || strings.HasPrefix(key, "apim.jwt.issuer")
+	}
+	if issuers {
+		list, err := issuersOf(r.New)
+		if err != nil {
+			log.Error().Err(err).Msg("the issuers of the configuration stay as they were")
+			return
+		}
+		a.domains.keyManagers.ReplaceConfigured(list)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -214,5 +215,41 @@ func TestChecksOfOneNameAreOne(t *testing.T) {
 	want := []admin.Check{{Name: "lists", Status: "ok"}, {Name: "traffic_manager", Status: "degraded", Detail: "connected to 10.0.0.1:5672; 10.0.0.1:9611: connection refused"}}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("checks (-want +got):\n%s", d)
+	}
+}
+
+func TestIssuersChangeWithoutARestart(t *testing.T) {
+	dir := t.TempDir()
+	issuer := func(name string) string {
+		return "[[apim.jwt.issuer]]\nname = \"" + name + "\"\n[apim.jwt.issuer.jwks]\nurl = \"https://" + name + "/jwks\"\n"
+	}
+	file := writeConfig(t, dir, issuer("a.example.com")+issuer("b.example.com"))
+	a := open(t, file)
+	names := func() (list []string) {
+		for _, km := range a.domains.keyManagers.All() {
+			list = append(list, km.Name)
+		}
+		slices.Sort(list)
+		return list
+	}
+	steps := []struct {
+		name, sections string
+		fails          bool
+		want           []string
+	}{
+		{"one is replaced", issuer("a.example.com") + issuer("c.example.com"), false, []string{"a.example.com", "c.example.com"}},
+		{"a file with a fault changes nothing", issuer("a.example.com") + "[[apim.jwt.isuer]]\n", true, []string{"a.example.com", "c.example.com"}},
+		{"all go", "", false, nil},
+	}
+	for _, st := range steps {
+		t.Run(st.name, func(t *testing.T) {
+			writeConfig(t, dir, st.sections)
+			if err := a.Reload(); (err != nil) != st.fails {
+				t.Fatalf("reload: %v", err)
+			}
+			if d := cmp.Diff(st.want, names()); d != "" {
+				t.Errorf("issuers (-want +got):\n%s", d)
+			}
+		})
 	}
 }

@@ -58,13 +58,11 @@ func (a *Agent) buildDomains() error {
 		CacheEnabled:  cfg.APIM.Cache.GatewayToken.Enable,
 		Revocations:   d.revocations,
 	})
-	for _, issuer := range cfg.APIM.JWT.Issuers {
-		km, err := issuerOf(issuer)
-		if err != nil {
-			return err
-		}
-		d.keyManagers.Put(km)
+	issuers, err := issuersOf(cfg)
+	if err != nil {
+		return err
 	}
+	d.keyManagers.ReplaceConfigured(issuers)
 
 	th := cfg.APIM.Throttling
 	var ranges []deny.Option
@@ -148,6 +146,19 @@ func (a *Agent) publisherGroups() ([]publisher.Group, error) {
 		return nil, fmt.Errorf("apim.throttling.url_group: %w", err)
 	}
 	return append(groups, dialled...), nil
+}
+
+// issuersOf turns the issuers of the configuration into key managers.
+func issuersOf(cfg *config.Config) ([]keymanager.KeyManager, error) {
+	var list []keymanager.KeyManager
+	for _, issuer := range cfg.APIM.JWT.Issuers {
+		km, err := issuerOf(issuer)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, km)
+	}
+	return list, nil
 }
 
 // issuerOf turns an issuer of the configuration into a key manager.

@@ -266,33 +266,33 @@ type JWTGenerator struct {
 
 // JWTIssuer is an issuer of tokens that the configuration names.
 type JWTIssuer struct {
-	Name                       string         `toml:"name" rule:"required,word,wso2"`
+	Name                       string         `toml:"name" rule:"required,word,wso2,reload"`
 	JWKS                       JWKS           `toml:"jwks"`
-	CertificateFile            Path           `toml:"certificate_file" rule:"file"`
-	SharedSecret               Secret         `toml:"shared_secret" rule:"later"`
-	Algorithms                 []string       `toml:"algorithms" rule:"enum=RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA|HS256|HS384|HS512"`
-	Audience                   []string       `toml:"audience"`
-	ConsumerKeyClaim           string         `toml:"consumer_key_claim" rule:"wso2"` // empty: consumerKey, then azp
-	ScopesClaim                string         `toml:"scopes_claim" rule:"wso2"`
+	CertificateFile            Path           `toml:"certificate_file" rule:"file,reload"`
+	SharedSecret               Secret         `toml:"shared_secret" rule:"later,reload"`
+	Algorithms                 []string       `toml:"algorithms" rule:"enum=RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA|HS256|HS384|HS512,reload"`
+	Audience                   []string       `toml:"audience" rule:"reload"`
+	ConsumerKeyClaim           string         `toml:"consumer_key_claim" rule:"wso2,reload"` // empty: consumerKey, then azp
+	ScopesClaim                string         `toml:"scopes_claim" rule:"wso2,reload"`
 	ClaimMapping               []ClaimMapping `toml:"claim_mapping"`
-	DisableDefaultClaimMapping bool           `toml:"disable_default_claim_mapping" rule:"wso2,later"`
-	ValidateSubscriptions      bool           `toml:"validate_subscriptions"`
-	RequireExp                 bool           `toml:"require_exp"`
-	ClockSkew                  Duration       `toml:"clock_skew" rule:"min=0s,max=300s"`
-	JWKSMaxStale               Duration       `toml:"jwks_max_stale" rule:"min=0s,max=365d"`
+	DisableDefaultClaimMapping bool           `toml:"disable_default_claim_mapping" rule:"wso2,later,reload"`
+	ValidateSubscriptions      bool           `toml:"validate_subscriptions" rule:"reload"`
+	RequireExp                 bool           `toml:"require_exp" rule:"reload"`
+	ClockSkew                  Duration       `toml:"clock_skew" rule:"min=0s,max=300s,reload"`
+	JWKSMaxStale               Duration       `toml:"jwks_max_stale" rule:"min=0s,max=365d,reload"`
 }
 
 // JWKS is where an issuer publishes its keys.
 type JWKS struct {
-	URL                 URL  `toml:"url" rule:"scheme=http|https,wso2"`
-	CAFile              Path `toml:"ca_file" rule:"file"`
-	SkipSSLVerification bool `toml:"skip_ssl_verification"`
+	URL                 URL  `toml:"url" rule:"scheme=http|https,wso2,reload"`
+	CAFile              Path `toml:"ca_file" rule:"file,reload"`
+	SkipSSLVerification bool `toml:"skip_ssl_verification" rule:"reload"`
 }
 
 // ClaimMapping renames a claim of an accepted token.
 type ClaimMapping struct {
-	RemoteClaim string `toml:"remote_claim" rule:"required,word,wso2"`
-	LocalClaim  string `toml:"local_claim" rule:"required,word,wso2"`
+	RemoteClaim string `toml:"remote_claim" rule:"required,word,wso2,reload"`
+	LocalClaim  string `toml:"local_claim" rule:"required,word,wso2,reload"`
 }
 
 // OAuth is the header that carries the access token.
