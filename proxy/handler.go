@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -68,8 +69,9 @@ func (h header) Visit(v throttle.AttributeVisitor) {
 type requestBody struct {
 	r        io.Reader
 	max      int64 // 0: none
-	deadline readDeadline
 	idle     time.Duration
+	mu       sync.Mutex
+	deadline readDeadline // under mu; nil: no bound, or the request has ended
 	n        atomic.Int64
 	tooLarge atomic.Bool
 	slow     atomic.Bool
@@ -84,15 +86,13 @@ type (
 var errTooLarge = errors.New("the request body is larger than allowed")
 
 func (b *requestBody) Read(p []byte) (int, error) {
-	if b.deadline != nil {
-		_ = b.deadline.SetReadDeadline(time.Now().Add(b.idle)) // on a closed connection the read fails
-	}
+	bounded := b.setDeadline(true)
 	n, err := b.r.Read(p)
-	if err != nil && b.deadline != nil {
+	if err != nil && bounded {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			b.slow.Store(true)
 		}
-		_ = b.deadline.SetReadDeadline(time.Time{}) // what is read from here on is not the body
+		b.setDeadline(false) // what is read from here on is not the body
 	}
 	if total := b.n.Add(int64(n)); b.max > 0 && total > b.max {
 		b.tooLarge.Store(true)
@@ -101,12 +101,39 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// setDeadline sets the bound of the next read, or takes it away. It says whether there is one.
+func (b *requestBody) setDeadline(on bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.deadline == nil {
+		return false
+	}
+	var at time.Time
+	if on {
+		at = time.Now().Add(b.idle)
+	}
+	_ = b.deadline.SetReadDeadline(at) // on a closed connection the read fails
+	return true
+}
+
+// end is called before the handler returns: from then on the connection is net/http's alone, though an upload may still
+// read.
+func (b *requestBody) end() {
+	b.setDeadline(false)
+	b.mu.Lock()
+	b.deadline = nil
+	b.mu.Unlock()
+}
+
 // ServeHTTP serves one request: it is the adapter of net/http to the pipeline.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := p.states.Get().(*state)
 	p.metrics.active.Add(1)
 	abort := p.serve(s, w, r)
 	p.metrics.active.Add(-1)
+	if s.body != nil {
+		s.body.end()
+	}
 	s.reset()
 	p.states.Put(s)
 	if abort {
