@@ -67,6 +67,9 @@ func decodeText(body []byte) (map[string]any, error) {
 	if len(body) == 0 {
 		return nil, errors.New("the text is empty")
 	}
+	if payload, ok := scanEnvelope(body); ok {
+		return payload, nil
+	}
 	root, err := decodeObject(body)
 	if err != nil {
 		return nil, err
@@ -106,6 +109,14 @@ func decodeObject(text []byte) (map[string]any, error) {
 }
 
 func decodeJSON(text []byte) (any, error) {
+	if v, ok := scanJSON(text); ok {
+		return v, nil
+	}
+	return decodeStandard(text)
+}
+
+// decodeStandard is decodeJSON by encoding/json.
+func decodeStandard(text []byte) (any, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
 	var v any

@@ -132,6 +132,9 @@ func foldedOf(m map[string]any, name string) any {
 // decodeBase64 takes the standard and the URL alphabet, with and without padding, and quotes and line ends around or
 // within.
 func decodeBase64(s string) ([]byte, bool) {
+	if b, err := base64.StdEncoding.DecodeString(s); err == nil {
+		return b, true
+	}
 	s = strings.Trim(strings.TrimSpace(s), `"'`)
 	if strings.ContainsAny(s, "-_ \t") {
 		s = strings.NewReplacer("-", "+", "_", "/", " ", "", "\t", "").Replace(s)
