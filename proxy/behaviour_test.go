@@ -852,7 +852,7 @@ func TestClientThatStopsSending(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
 	defer backend.Close()
 	ep := single(backend.URL)
-	ep.Timeout = 300 * time.Millisecond
+	ep.Timeout = 1500 * time.Millisecond
 	g := start(t, Options{}, anyAPI(ep))
 	c, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
 	if err != nil {
@@ -872,7 +872,7 @@ func TestClientThatStopsSending(t *testing.T) {
 	// One that sends slowly, but does send, is waited for.
 	pr, pw := io.Pipe()
 	go func() {
-		for range 8 {
+		for range 20 {
 			time.Sleep(100 * time.Millisecond)
 			_, _ = io.WriteString(pw, "piece")
 		}
