@@ -17,11 +17,13 @@ import (
 // generation is a route table with all that it points to. A request works with one generation from start to end.
 type generation struct {
 	table *route.Table[*api, *operation]
-	apis  map[string]*api // by key of the definition
+	apis  map[string]*api // by key
 }
 
-// api is a compiled API.
+// api is a compiled API, or a variant of one.
 type api struct {
+	key        string // its name in a generation
+	id         string // keyOf its definition, or of the one that it is a variant of
 	def        *definition.API
 	tenant     string
 	cors       *cors
@@ -50,10 +52,30 @@ func keyOf(d *definition.API) string {
 	return d.Context + ":" + d.Version
 }
 
+// keyed is a definition with its names.
+type keyed struct {
+	key, id string
+	def     *definition.API
+}
+
+// withVariants returns the definition, and after it its variants. These are told apart by their hosts, of which no two
+// may have the same, so that a variant keeps its name whatever others come and go.
+func withVariants(d *definition.API) []keyed {
+	id := keyOf(d)
+	list := []keyed{{id, id, d}}
+	for _, v := range d.Variants {
+		hosts := slices.Clone(v.Hosts)
+		slices.Sort(hosts)
+		list = append(list, keyed{id + " on " + strings.Join(hosts, ","), id, v})
+	}
+	return list
+}
+
 // SetAPIs makes the given APIs the ones that are served, at once and whole: a request sees the old set or the new one. An
 // API that cannot be compiled stops no other: it is named in the answer (by UUID, or context:version without one), and
 // the version that was served before stays. Definitions must not be changed afterwards; one that is handed in again
-// unchanged (the same pointer) costs nothing. Backends that are no longer named finish their requests and are let go.
+// unchanged (the same pointer) costs nothing. The variants of a definition are served beside it, each on its own hosts; one
+// that cannot be is named as its API. Backends that are no longer named finish their requests and are let go.
 func (p *Proxy) SetAPIs(defs []*definition.API) (refused map[string]error) {
 	p.compile.Lock()
 	defer p.compile.Unlock()
@@ -61,35 +83,37 @@ func (p *Proxy) SetAPIs(defs []*definition.API) (refused map[string]error) {
 	next := &generation{apis: make(map[string]*api, len(defs))}
 	refused = map[string]error{}
 	var fresh []*api // compiled here
-	for _, d := range defs {
-		k := keyOf(d)
-		if _, twice := next.apis[k]; twice {
-			refused[k] = fmt.Errorf("API %s %s (%s) stands in the list twice", d.Name, d.Version, d.Context)
-			continue
-		}
-		if had := old.apis[k]; had != nil && had.def == d {
-			next.apis[k] = had
-			continue
-		}
-		a, err := p.compileAPI(d)
-		if err != nil {
-			refused[k] = err
-			p.metrics.reloads.WithLabelValues("refused").Inc()
-			if had := old.apis[k]; had != nil {
-				next.apis[k] = had
+	for _, one := range defs {
+		for _, d := range withVariants(one) {
+			if _, twice := next.apis[d.key]; twice {
+				refused[d.id] = fmt.Errorf("API %s %s (%s) stands in the list twice", d.def.Name, d.def.Version, d.def.Context)
+				continue
 			}
-			continue
+			if had := old.apis[d.key]; had != nil && had.def == d.def {
+				next.apis[d.key] = had
+				continue
+			}
+			a, err := p.compileAPI(d.def)
+			if err != nil {
+				refused[d.id] = err
+				p.metrics.reloads.WithLabelValues("refused").Inc()
+				if had := old.apis[d.key]; had != nil {
+					next.apis[d.key] = had
+				}
+				continue
+			}
+			a.key, a.id = d.key, d.id
+			p.metrics.reloads.WithLabelValues("ok").Inc()
+			fresh = append(fresh, a)
+			next.apis[d.key] = a
 		}
-		p.metrics.reloads.WithLabelValues("ok").Inc()
-		fresh = append(fresh, a)
-		next.apis[k] = a
 	}
 	next.table = p.buildTable(next.apis, old, refused)
 	// An API whose routes were refused is out of the map by now, or replaced by its former version.
 	p.generation.Store(next)
 	p.metrics.config.Inc()
 	for _, a := range fresh {
-		if next.apis[keyOf(a.def)] != a {
+		if next.apis[a.key] != a {
 			a.release()
 		}
 	}
@@ -110,13 +134,13 @@ func (p *Proxy) buildTable(apis map[string]*api, old *generation, refused map[st
 		order = append(order, a)
 	}
 	known := func(a *api) int {
-		if old.apis[keyOf(a.def)] != nil {
+		if old.apis[a.key] != nil {
 			return 0
 		}
 		return 1
 	}
 	slices.SortFunc(order, func(x, y *api) int {
-		return cmp.Or(cmp.Compare(known(x), known(y)), cmp.Compare(x.def.Context, y.def.Context), cmp.Compare(keyOf(x.def), keyOf(y.def)))
+		return cmp.Or(cmp.Compare(known(x), known(y)), cmp.Compare(x.def.Context, y.def.Context), cmp.Compare(x.key, y.key))
 	})
 	taken := map[*api]bool{}
 	for _, a := range order {
@@ -125,11 +149,10 @@ func (p *Proxy) buildTable(apis map[string]*api, old *generation, refused map[st
 			taken[a] = true
 			continue
 		}
-		k := keyOf(a.def)
-		refused[k] = fmt.Errorf("API %s %s: %w", a.def.Name, a.def.Version, err)
-		delete(apis, k)
-		if had := old.apis[k]; had != nil && had != a && b.Add(had.routes([]string{had.def.Context})) == nil {
-			apis[k] = had
+		refused[a.id] = fmt.Errorf("API %s %s: %w", a.def.Name, a.def.Version, err)
+		delete(apis, a.key)
+		if had := old.apis[a.key]; had != nil && had != a && b.Add(had.routes([]string{had.def.Context})) == nil {
+			apis[a.key] = had
 			order = append(order, had)
 			taken[had] = true
 		}
@@ -141,7 +164,7 @@ func (p *Proxy) buildTable(apis map[string]*api, old *generation, refused map[st
 			continue
 		}
 		if err := b.Add(a.routes([]string{a.def.DefaultContext})); err != nil && !errors.Is(err, route.ErrDuplicate) {
-			refused[keyOf(a.def)] = fmt.Errorf("API %s %s, default version: %w", a.def.Name, a.def.Version, err)
+			refused[a.id] = fmt.Errorf("API %s %s, default version: %w", a.def.Name, a.def.Version, err)
 		}
 	}
 	return b.Table()
