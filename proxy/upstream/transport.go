@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -70,12 +71,9 @@ func (c *viaTransport) roundTrip(ctx context.Context, t *target, req *Request, r
 		}
 	})
 	if req.Informer != nil {
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-			if code != http.StatusContinue && code != http.StatusSwitchingProtocols {
-				req.Informer.Informational(code, http.Header(h))
-			}
-			return nil
-		}})
+		i := &informed{to: req.Informer}
+		defer i.end()
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: i.tell})
 	}
 	out := (&http.Request{
 		Method: req.Method, Host: t.authority, Header: h, ContentLength: req.Length, Trailer: req.Trailer,
@@ -119,6 +117,28 @@ func (c *viaTransport) roundTrip(ctx context.Context, t *target, req *Request, r
 	}
 	res.Body = &transportBody{r: r, res: res, cancel: cancel, idle: c.opts.StreamIdleTimeout}
 	return nil
+}
+
+// informed passes 1xx answers on while the call lasts. http.Transport reads HTTP/2 in a goroutine of the connection, which
+// may hold such an answer when the call has ended; what asked to be told serves another request by then.
+type informed struct {
+	mu sync.Mutex
+	to Informer // nil: the call has ended
+}
+
+func (i *informed) tell(code int, h textproto.MIMEHeader) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.to != nil && code != http.StatusContinue && code != http.StatusSwitchingProtocols {
+		i.to.Informational(code, http.Header(h))
+	}
+	return nil
+}
+
+func (i *informed) end() {
+	i.mu.Lock()
+	i.to = nil
+	i.mu.Unlock()
 }
 
 // pushBack moves the deadline of the answer on while the client still sends.
