@@ -184,6 +184,39 @@ func TestNotesOfADefinitionAreShown(t *testing.T) {
 	}
 }
 
+// Environments with endpoints of their own are one API, and an upstream each.
+func TestVariantsAreShown(t *testing.T) {
+	a := standalone(t, "")
+	on := func(environment, host, url string) *definition.API {
+		return &definition.API{
+			UUID: "u", Name: "Shop", Version: "1", Context: "/shop/1", Hosts: []string{host}, Environments: []string{environment},
+			Production: &definition.Endpoint{Kind: definition.Single, URLs: []string{url}},
+			Operations: []definition.Operation{{Method: "GET", Template: "/*"}},
+		}
+	}
+	api := on("US", "us.test", "http://us.backend.test")
+	api.Variants = []*definition.API{on("EU", "eu.test", "http://eu.backend.test")}
+	if refused := a.proxy.SetAPIs([]*definition.API{api}); len(refused) > 0 {
+		t.Fatal(refused)
+	}
+	var got []string
+	for _, table := range []string{"apis", "upstreams"} {
+		a.tables()[table].Each(func(e admin.Entry) bool {
+			switch v := e.Render().(type) {
+			case apiView:
+				got = append(got, e.ID+" in "+strings.Join(v.Environments, " "))
+			case upstreamView:
+				got = append(got, e.ID+" to "+strings.Join(v.URLs, " ")+" on "+strings.Join(v.Hosts, " "))
+			}
+			return true
+		})
+	}
+	want := []string{"u in US EU", "u:production to http://us.backend.test on us.test", "u:production@eu.test to http://eu.backend.test on eu.test"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("entries (-want +got):\n%s", d)
+	}
+}
+
 func TestAStatusKeepsItsBeginning(t *testing.T) {
 	var s standing
 	at := func(ms int64) time.Time { return time.UnixMilli(ms) }

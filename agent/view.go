@@ -193,6 +193,7 @@ type upstreamView struct {
 	Resource string   `json:"resource,omitempty"`
 	Kind     string   `json:"kind"`
 	URLs     []string `json:"urls"`
+	Hosts    []string `json:"hosts"` // where the API answers with these; none: everywhere
 }
 
 func origin[O ~struct {
@@ -521,13 +522,24 @@ func (a *Agent) eachAPI(yield func(admin.Entry) bool) {
 
 // eachUpstream walks over the endpoints of the deployed APIs.
 func (a *Agent) eachUpstream(yield func(admin.Entry) bool) {
+	var served []*definition.API
 	for _, d := range a.proxy.APIs() {
+		served = append(append(served, d), d.Variants...)
+	}
+	for i, d := range served {
+		place := "" // a variant is the same API on other hosts
+		if i > 0 && served[i-1].UUID == d.UUID {
+			place = strings.Join(d.Hosts, ",")
+		}
 		add := func(e *definition.Endpoint, keyType, resource string) bool {
 			if e == nil {
 				return true
 			}
 			v := upstreamView{API: d.Name, Version: d.Version, KeyType: keyType, Resource: resource, Kind: string(e.Kind), URLs: notNil(maskAll(e.URLs))}
 			v.ID = strings.Trim(d.UUID+":"+strings.ToLower(keyType)+":"+resource, ":")
+			if v.Hosts = notNil(d.Hosts); place != "" {
+				v.ID += "@" + place
+			}
 			return yield(admin.Entry{ID: v.ID, Name: d.Name + " " + strings.Join(v.URLs, " "), Render: func() any { return v }})
 		}
 		if !add(d.Production, "PRODUCTION", "") || !add(d.Sandbox, "SANDBOX", "") {
@@ -561,7 +573,10 @@ func apiOf(id string, row *subscription.API, def *definition.API, refused string
 	}
 	if def != nil {
 		from := origin(def.Origin)
-		v.Deployed, v.Revision, v.Environments, v.DeployedFrom, v.Notes = true, def.RevisionID, notNil(def.Environments), &from, def.Notes
+		v.Deployed, v.Revision, v.Environments, v.DeployedFrom, v.Notes = true, def.RevisionID, notNil(slices.Clone(def.Environments)), &from, def.Notes
+		for _, other := range def.Variants {
+			v.Environments = append(v.Environments, other.Environments...)
+		}
 		if row == nil {
 			v.APIID, v.Name, v.Version, v.Context, v.Type, v.Lifecycle = def.ID, def.Name, def.Version, def.Context, def.Type, def.Lifecycle
 			v.Provider, v.Policy, v.Tenant, v.DefaultVersion, v.Origin = def.Provider, def.Tier, def.Tenant, def.IsDefault, from
