@@ -132,6 +132,8 @@ type policyView struct {
 	BurstCount       int64        `json:"burst_count,omitempty"`
 	BurstUnit        string       `json:"burst_unit,omitempty"`
 	StopOnQuotaReach bool         `json:"stop_on_quota_reach"`
+	MaxDepth         int64        `json:"graphql_max_depth,omitempty"`
+	MaxComplexity    int64        `json:"graphql_max_complexity,omitempty"`
 	ConditionGroups  int          `json:"condition_groups"`
 	Origin           admin.Origin `json:"origin"`
 }
@@ -659,7 +661,7 @@ func policyID(p *throttle.Policy) string { return string(p.Kind) + ":" + p.Tenan
 func policyOf(p *throttle.Policy) any {
 	v := policyView{
 		ID: policyID(p), Kind: string(p.Kind), Name: p.Name, Tenant: p.Tenant, BurstCount: p.BurstCount, BurstUnit: p.BurstUnit,
-		StopOnQuotaReach: p.StopOnQuotaReach, ConditionGroups: len(p.Groups), Origin: origin(p.Origin),
+		StopOnQuotaReach: p.StopOnQuotaReach, MaxDepth: p.GraphQLMaxDepth, MaxComplexity: p.GraphQLMaxComplexity, ConditionGroups: len(p.Groups), Origin: origin(p.Origin),
 	}
 	if p.Default.QuotaType != "" {
 		v.Limit = &limitView{QuotaType: p.Default.QuotaType, Count: p.Default.Count, UnitTime: p.Default.UnitTime, TimeUnit: p.Default.TimeUnit}
