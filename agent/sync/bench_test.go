@@ -31,7 +31,7 @@ func overStore(s *store.Store) func(*Options) {
 			Delete: func(k APIKey) *subscription.API { return apis.Delete(store.APIKey(k)) }, Len: apis.Len, All: apis.All}
 		o.Domains.KeyMappings = Table[MappingKey, subscription.KeyMapping]{
 			Get: func(k MappingKey) *subscription.KeyMapping { return mappings.Get(store.MappingKey(k)) }, Put: mappings.Put,
-			Delete: func(k MappingKey) *subscription.KeyMapping { return mappings.Delete(store.MappingKey(k)) }, Len: mappings.Len, All: mappings.All}
+			Delete: func(k MappingKey) *subscription.KeyMapping { return mappings.Delete(store.MappingKey(k)) }, Len: mappings.Len, All: mappings.All, ReplaceAll: mappings.ReplaceAll}
 		o.Domains.Applications = storeTable(s.Applications())
 		o.Domains.Subscriptions = storeTable(s.Subscriptions())
 		o.Domains.Resolve = s.Resolve
@@ -39,7 +39,7 @@ func overStore(s *store.Store) func(*Options) {
 }
 
 func storeTable[K comparable, R any](t *store.Table[K, R]) Table[K, R] {
-	return Table[K, R]{Get: t.Get, Put: t.Put, Delete: t.Delete, Len: t.Len, All: t.All}
+	return Table[K, R]{Get: t.Get, Put: t.Put, Delete: t.Delete, Len: t.Len, All: t.All, ReplaceAll: t.ReplaceAll}
 }
 
 // wireSubscription is a row as the API Manager of 4.x sends it.
@@ -70,7 +70,7 @@ func BenchmarkEvents(b *testing.B) {
 	messages := make([]event.Message, 20_000)
 	for i := range messages {
 		state := []string{"BLOCKED", "UNBLOCKED"}[i%2]
-		inner, err := json.Marshal(map[string]any{"subscriptionId": i + 1, "subscriptionUUID": wireSubscription(i+1).SubscriptionUUID, "apiId": 1, "apiUUID": "",
+		inner, err := json.Marshal(map[string]any{"subscriptionId": i + 1, "subscriptionUUID": wireSubscription(i + 1).SubscriptionUUID, "apiId": 1, "apiUUID": "",
 			"applicationId": 2, "applicationUUID": "", "policyId": "Gold", "subscriptionState": state, "eventId": fmt.Sprint("e", i),
 			"timeStamp": now, "type": "SUBSCRIPTIONS_UPDATE", "tenantId": -1234, "tenantDomain": "carbon.super"})
 		if err != nil {

@@ -44,6 +44,9 @@ type Table[K comparable, R any] struct {
 	Delete func(K) (before *R)
 	Len    func() int
 	All    func() iter.Seq[*R]
+	// ReplaceAll makes the rows the whole content and takes the slice over. It fills an empty table from a snapshot; nil:
+	// the rows go through Put one by one, which takes longer and more memory.
+	ReplaceAll func([]R)
 }
 
 // Sink takes rows of a small kind, of which the engine keeps its own copy. A nil function is not called.

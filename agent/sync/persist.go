@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,6 +50,8 @@ type snapshotHead struct {
 	Identity   string
 	Tenants    []string
 	Labels     []string
+	// How many rows the large tables had, about.
+	Applications, KeyMappings, Subscriptions int
 }
 
 func (e *Engine) snapshotPath() string {
@@ -139,11 +142,26 @@ type section struct {
 	name  string
 	write func(emit func([]byte) error) error
 	read  func(record []byte) error
+	// done ends reading; nil: nothing to do.
+	done func()
 }
 
 // tableSection writes the rows of a large table.
-func tableSection[K comparable, R any](d *dataset[K, R], from origin, dec *rowDecoder, encode func(*encoder, *R), decode func(*rowDecoder) R) section {
+func tableSection[K comparable, R any](d *dataset[K, R], from origin, dec *rowDecoder, encode func(*encoder, *R), decode func(*rowDecoder) R, count int) section {
+	var rows []R
 	return section{name: d.name,
+		done: func() {
+			if d.table.ReplaceAll != nil && d.table.Len() == 0 {
+				d.table.ReplaceAll(rows)
+				return
+			}
+			// All yields rows in the order of their hashes, which is the worst in which a growing hash table can be filled.
+			rand.Shuffle(len(rows), func(i, j int) { rows[i], rows[j] = rows[j], rows[i] })
+			for i := range rows {
+				d.table.Put(rows[i])
+			}
+			rows = nil
+		},
 		write: func(emit func([]byte) error) error {
 			var enc encoder
 			for r := range d.table.All() {
@@ -162,7 +180,10 @@ func tableSection[K comparable, R any](d *dataset[K, R], from origin, dec *rowDe
 				return dec.err
 			}
 			d.stamp(&row, 0, from)
-			d.table.Put(row)
+			if rows == nil {
+				rows = make([]R, 0, count)
+			}
+			rows = append(rows, row)
 			return nil
 		}}
 }
@@ -229,9 +250,9 @@ func (e *Engine) sections(head snapshotHead) []section {
 		smallSection(e.scopes, from),
 		smallSection(e.apis, from),
 		smallSection(e.artifacts, from),
-		tableSection(e.applications, from, dec, encodeApplication, decodeApplication),
-		tableSection(e.mappings, from, dec, encodeMapping, decodeMapping),
-		tableSection(e.subscriptions, from, dec, encodeSubscription, decodeSubscription),
+		tableSection(e.applications, from, dec, encodeApplication, decodeApplication, head.Applications),
+		tableSection(e.mappings, from, dec, encodeMapping, decodeMapping, head.KeyMappings),
+		tableSection(e.subscriptions, from, dec, encodeSubscription, decodeSubscription, head.Subscriptions),
 		jsonSection("decisions", pointers(dom.Decisions), func(d throttle.Decision) error {
 			if dom.Decide != nil && d.ExpiresAt > now {
 				d.Origin = throttle.Origin(from)
@@ -271,6 +292,11 @@ func (e *Engine) readRows(r *snapshot.Reader, head snapshotHead) (rows int, err 
 				return rows, fmt.Errorf("section %s, row %d: %w", name, rows, err)
 			}
 			rows++
+		}
+	}
+	for _, s := range byName {
+		if s.done != nil {
+			s.done()
 		}
 	}
 	e.setFloors(head.ServerTime)
@@ -363,7 +389,8 @@ func (e *Engine) saveSnapshot(ctx context.Context) {
 	}
 	e.dirty.Store(false)
 	started := time.Now()
-	head := snapshotHead{TakenAt: started.UnixMilli(), ServerTime: e.serverNow(started), Identity: e.opt.Identity, Tenants: e.opt.Tenants, Labels: e.opt.Labels}
+	head := snapshotHead{TakenAt: started.UnixMilli(), ServerTime: e.serverNow(started), Identity: e.opt.Identity, Tenants: e.opt.Tenants, Labels: e.opt.Labels,
+		Applications: e.applications.table.Len(), KeyMappings: e.mappings.table.Len(), Subscriptions: e.subscriptions.table.Len()}
 	err := os.MkdirAll(e.opt.DataDir, 0o700)
 	var size int64
 	if err == nil {

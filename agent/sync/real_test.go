@@ -66,7 +66,7 @@ func (g *gateway) domains() sync.Domains {
 		Applications: tableOf(g.store.Applications()),
 		KeyMappings: sync.Table[sync.MappingKey, subscription.KeyMapping]{
 			Get: func(k sync.MappingKey) *subscription.KeyMapping { return mappings.Get(store.MappingKey(k)) }, Put: mappings.Put,
-			Delete: func(k sync.MappingKey) *subscription.KeyMapping { return mappings.Delete(store.MappingKey(k)) }, Len: mappings.Len, All: mappings.All},
+			Delete: func(k sync.MappingKey) *subscription.KeyMapping { return mappings.Delete(store.MappingKey(k)) }, Len: mappings.Len, All: mappings.All, ReplaceAll: mappings.ReplaceAll},
 		Subscriptions: tableOf(g.store.Subscriptions()),
 		KeyManagers: sync.Sink[keymanager.KeyManager]{
 			Put:    func(k keymanager.KeyManager) { g.mu.Lock(); defer g.mu.Unlock(); g.kms[k.Name] = k },
@@ -92,7 +92,7 @@ func (g *gateway) domains() sync.Domains {
 }
 
 func tableOf[K comparable, R any](t *store.Table[K, R]) sync.Table[K, R] {
-	return sync.Table[K, R]{Get: t.Get, Put: t.Put, Delete: t.Delete, Len: t.Len, All: t.All}
+	return sync.Table[K, R]{Get: t.Get, Put: t.Put, Delete: t.Delete, Len: t.Len, All: t.All, ReplaceAll: t.ReplaceAll}
 }
 
 // connect makes a gateway of an emulated API Manager and runs it until the test ends.
