@@ -624,6 +624,10 @@ func (p *Proxy) failed(s *state, w http.ResponseWriter, r *http.Request, err err
 	return p.refuse(s, w, r, x.Refuse(pipeline.StepUpstream, f, err.Error()))
 }
 
+// maxTraced is how many bytes of a request a trace may keep alive before it gets short copies of its own: method and path
+// lie in the memory of the whole request line, and anybody can fill the rings.
+const maxTraced = 1024
+
 // finish notes a request that has ended: trace, metrics, access log.
 func (p *Proxy) finish(s *state, r *http.Request) {
 	x := &s.x
@@ -631,7 +635,12 @@ func (p *Proxy) finish(s *state, r *http.Request) {
 	total := end.Sub(s.start)
 	var upstreamTime time.Duration
 	step, refused := x.RefusedAt()
-	p.traces.Add(&x.Trace)
+	if len(x.Method)+len(x.Host)+len(r.RequestURI)+len(x.Reason) > maxTraced {
+		kept := x.Detached()
+		p.traces.Add(&kept)
+	} else {
+		p.traces.Add(&x.Trace)
+	}
 	if refused {
 		p.metrics.refused(&x.Trace, step)
 		if p.opts.OnRefusal != nil {

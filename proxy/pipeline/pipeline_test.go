@@ -3,6 +3,7 @@ package pipeline
 import (
 	"net/textproto"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -77,6 +78,25 @@ func TestRingsConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestDetachedTraceIsShort(t *testing.T) {
+	long := strings.Repeat("x", 60_000)
+	tr := Trace{RequestID: "r", Method: long, Host: long, Path: "/" + long, Reason: "the resource has no method " + long, Status: 405}
+	tr.Note(StepRoute, Refused)
+	d := tr.Detached()
+	for _, s := range []string{d.Method, d.Host, d.Path, d.Reason} {
+		if len(s) > maxText+len("…") {
+			t.Errorf("a text of %d bytes is kept", len(s))
+		}
+	}
+	if v := d.View(); v.RequestID != "r" || v.Status != 405 || !strings.HasPrefix(v.Path, "/xxx") || v.Steps[0].Result != "refused" {
+		t.Errorf("%+v", v)
+	}
+	tr.Path = "/short"
+	if d := tr.Detached(); d.Path != "/short" {
+		t.Errorf("%q", d.Path)
+	}
 }
 
 func TestViewWithoutRoute(t *testing.T) {

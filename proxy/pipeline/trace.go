@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"gatehouse/keymanager"
 	"gatehouse/subscription"
@@ -89,6 +90,22 @@ type Trace struct {
 	Backend string // the URL's host that answered
 
 	results [steps]Result
+}
+
+// maxText bounds the texts of a detached trace, in bytes.
+const maxText = 512
+
+// Detached returns a copy that keeps nothing of the request's memory: its texts are copied, long ones cut.
+func (t *Trace) Detached() Trace {
+	d := *t
+	for _, s := range []*string{&d.Method, &d.Host, &d.Path, &d.Reason} {
+		if len(*s) > maxText {
+			*s = (*s)[:maxText] + "…"
+		} else {
+			*s = strings.Clone(*s)
+		}
+	}
+	return d
 }
 
 // Note sets the result of a step.
