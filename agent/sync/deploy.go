@@ -368,19 +368,30 @@ func (e *Engine) standalone(d *definition.API) *subscription.API {
 // overlay lays what the API Manager says of an API now over the definition of its deployed revision.
 func overlay(d *definition.API, row *subscription.API, r *Deployed) *definition.API {
 	c := *d
+	c.Variants = nil
 	if r != nil {
 		c.UUID = r.UUID
-		c.Environments, c.Hosts = nil, nil
-		for _, p := range r.Deployments {
-			if !slices.Contains(c.Environments, p.Environment) {
-				c.Environments = append(c.Environments, p.Environment)
-			}
-			if p.VHost != "" && !slices.Contains(c.Hosts, p.VHost) {
-				c.Hosts = append(c.Hosts, p.VHost)
+	}
+	if r != nil && len(r.Deployments) > 0 {
+		// Each variant has the environments that it was made for, and the definition the others.
+		own := r.Deployments
+		for _, v := range d.Variants {
+			of := func(p controlplane.Deployment) bool { return slices.Contains(v.Environments, p.Environment) }
+			own = slices.DeleteFunc(slices.Clone(own), of)
+			there := slices.DeleteFunc(slices.Clone(r.Deployments), func(p controlplane.Deployment) bool { return !of(p) })
+			if len(there) > 0 {
+				c.Variants = append(c.Variants, overlay(v, row, &Deployed{UUID: r.UUID, Deployments: there}))
 			}
 		}
-		if len(r.Deployments) == 0 {
-			c.Environments, c.Hosts = d.Environments, d.Hosts
+		if len(own) == 0 && len(c.Variants) > 0 { // taken off its own environments, it lives on in a variant
+			first := c.Variants[0]
+			first.Variants = c.Variants[1:]
+			return first
+		}
+		c.Hosts, c.Environments = places(own)
+	} else {
+		for _, v := range d.Variants {
+			c.Variants = append(c.Variants, overlay(v, row, r))
 		}
 	}
 	if row != nil {
@@ -403,4 +414,22 @@ func overlay(d *definition.API, row *subscription.API, r *Deployed) *definition.
 		}
 	}
 	return &c
+}
+
+// places are the hosts and environments of deployments. One without a host means every host.
+func places(deployments []controlplane.Deployment) (hosts, environments []string) {
+	every := false
+	for _, p := range deployments {
+		if !slices.Contains(environments, p.Environment) {
+			environments = append(environments, p.Environment)
+		}
+		if p.VHost != "" && !slices.Contains(hosts, p.VHost) {
+			hosts = append(hosts, p.VHost)
+		}
+		every = every || p.VHost == ""
+	}
+	if every {
+		hosts = nil
+	}
+	return hosts, environments
 }
