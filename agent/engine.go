@@ -39,6 +39,7 @@ func (a *Agent) buildEngine() error {
 		Tenants:            cfg.Gateway.Tenants,
 		Labels:             cfg.Gateway.GatewayLabels,
 		DataDir:            string(cfg.Gateway.DataDir),
+		GatewayID:          cfg.APIM.GatewayNotification.GatewayID,
 		Environment:        cfg.Gateway.Environment,
 		Properties:         map[string]string{"version": a.opts.Version, "product": "Gatehouse"},
 		ResyncJitter:       hub.ResyncJitter.Std(),

@@ -163,6 +163,8 @@ type Options struct {
 	Decode func(event.Message) ([]event.Event, error)
 	// Artifacts are the options with which projects are read; what an artifact says of itself is filled in.
 	Artifacts artifact.Options
+	// GatewayID is the name under which the API Manager knows this gateway; "" makes one, which is kept in DataDir.
+	GatewayID string
 	// Identity names the API Manager (its URL); a snapshot of another one is not used.
 	Identity string
 

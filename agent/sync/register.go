@@ -13,8 +13,12 @@ import (
 	"gatehouse/agent/controlplane"
 )
 
-// gatewayID returns the name under which the gateway is known, made once and kept in the data folder.
+// gatewayID returns the name under which the gateway is known: the configured one, or one that is made once and kept in the
+// data folder.
 func (e *Engine) gatewayID() string {
+	if e.opt.GatewayID != "" {
+		return e.opt.GatewayID
+	}
 	if e.opt.DataDir == "" {
 		return newID()
 	}
