@@ -90,6 +90,12 @@ func (m *memSink[R]) sink() Sink[R] {
 	}
 }
 
+func (m *memSink[R]) all() map[string]R {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.rows)
+}
+
 func (m *memSink[R]) keys() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -118,16 +118,17 @@ func TestKeyManagerEvents(t *testing.T) {
 		// Another case of the name is the same key manager; without a value it is switched only.
 		r.source.deliver(r.wire.message(event.TopicKeyManager, event.KeyManagerChanged{Base: base(now), Action: "update", Name: "km", Tenant: superTenant}))
 		synctest.Wait()
-		if k := r.w.kms.rows["carbon.super/KM"]; k.Enabled || k.Issuer != "i" || len(r.w.kms.rows) != 1 {
-			t.Errorf("key managers %+v, want one, switched off", r.w.kms.rows)
+		all := r.w.kms.all()
+		if k := all["carbon.super/KM"]; k.Enabled || k.Issuer != "i" || len(all) != 1 {
+			t.Errorf("key managers %+v, want one, switched off", all)
 		}
 		// The list has the last word.
 		settled(time.Second)
 		wantEqual(t, r)
 		r.source.deliver(r.wire.message(event.TopicKeyManager, event.KeyManagerChanged{Action: "delete", Name: "KM", Tenant: superTenant}))
 		synctest.Wait()
-		if len(r.w.kms.rows) != 0 {
-			t.Errorf("key managers %+v after delete without a time stamp, want none", r.w.kms.rows)
+		if all := r.w.kms.all(); len(all) != 0 {
+			t.Errorf("key managers %+v after delete without a time stamp, want none", all)
 		}
 	})
 }
