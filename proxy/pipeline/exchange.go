@@ -41,6 +41,7 @@ type Exchange struct {
 
 	refusal Refusal
 	query   url.Values
+	fields  fields
 }
 
 // Reset makes the exchange ready for another request.
@@ -115,10 +116,31 @@ func (a attributes) Claim(name string) string {
 	return claimText(t.Claims[name])
 }
 
-// VisitHeaders implements throttle.AttributeSource.
+// VisitHeaders implements throttle.AttributeSource. The credential is not shown, whatever field the API wants it in: what
+// is visited leaves the gateway.
 func (a attributes) VisitHeaders(v throttle.AttributeVisitor) {
-	if a.x.Header != nil {
-		a.x.Header.Visit(v)
+	x := a.x
+	if x.Header == nil {
+		return
+	}
+	x.fields.to = v
+	if x.Route != nil {
+		x.fields.secret = x.Route.AuthHeader
+	}
+	x.Header.Visit(&x.fields)
+	x.fields = fields{}
+}
+
+// fields shows all fields but one. It lies in the exchange, so that it costs no allocation.
+type fields struct {
+	to     throttle.AttributeVisitor
+	secret string
+}
+
+// VisitAttribute implements throttle.AttributeVisitor.
+func (f *fields) VisitAttribute(name, value string) {
+	if name != f.secret {
+		f.to.VisitAttribute(name, value)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"gatehouse/proxy/definition"
+	"gatehouse/throttle"
 )
 
 func trace(id string, at int64, allowed bool) *Trace {
@@ -96,6 +97,36 @@ func TestDetachedTraceIsShort(t *testing.T) {
 	tr.Path = "/short"
 	if d := tr.Detached(); d.Path != "/short" {
 		t.Errorf("%q", d.Path)
+	}
+}
+
+type someHeader map[string][]string
+
+func (h someHeader) Values(name string) []string { return h[name] }
+func (h someHeader) Del(name string)             { delete(h, name) }
+func (h someHeader) Visit(v throttle.AttributeVisitor) {
+	for name, lines := range h {
+		for _, l := range lines {
+			v.VisitAttribute(name, l)
+		}
+	}
+}
+
+type seen map[string]string
+
+func (s seen) VisitAttribute(name, value string) { s[name] = value }
+
+// TestCredentialIsNotShown: what attributes show is published, in the clear where the traffic manager is asked by tcp://.
+func TestCredentialIsNotShown(t *testing.T) {
+	x := &Exchange{Header: someHeader{"X-Partner-Token": {"Bearer secret"}, "X-Color": {"red"}}}
+	x.SetRoute(&Route{API: &definition.API{}, Operation: &definition.Operation{}, AuthHeader: "X-Partner-Token"})
+	got := seen{}
+	x.Throttle.Attributes.(throttle.AttributeSource).VisitHeaders(got)
+	if len(got) != 1 || got["X-Color"] != "red" {
+		t.Errorf("shown: %v", got)
+	}
+	if x.fields != (fields{}) {
+		t.Error("the visitor is kept")
 	}
 }
 
