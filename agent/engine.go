@@ -116,14 +116,14 @@ func (a *Agent) syncDomains() sync.Domains {
 			Get:    func(k sync.APIKey) *subscription.API { return apis.Get(store.APIKey(k)) },
 			Put:    apis.Put,
 			Delete: func(k sync.APIKey) *subscription.API { return apis.Delete(store.APIKey(k)) },
-			Len:    apis.Len, All: apis.All,
+			Len:    apis.Len, All: apis.All, ReplaceAll: apis.ReplaceAll,
 		},
 		Applications: table(d.store.Applications()),
 		KeyMappings: sync.Table[sync.MappingKey, subscription.KeyMapping]{
 			Get:    func(k sync.MappingKey) *subscription.KeyMapping { return mappings.Get(store.MappingKey(k)) },
 			Put:    mappings.Put,
 			Delete: func(k sync.MappingKey) *subscription.KeyMapping { return mappings.Delete(store.MappingKey(k)) },
-			Len:    mappings.Len, All: mappings.All,
+			Len:    mappings.Len, All: mappings.All, ReplaceAll: mappings.ReplaceAll,
 		},
 		Subscriptions: table(d.store.Subscriptions()),
 		KeyManagers: sync.Sink[keymanager.KeyManager]{
@@ -184,7 +184,7 @@ func (a *Agent) invalidate(c event.CacheInvalidation) {
 }
 
 func table[K comparable, R any](t *store.Table[K, R]) sync.Table[K, R] {
-	return sync.Table[K, R]{Get: t.Get, Put: t.Put, Delete: t.Delete, Len: t.Len, All: t.All}
+	return sync.Table[K, R]{Get: t.Get, Put: t.Put, Delete: t.Delete, Len: t.Len, All: t.All, ReplaceAll: t.ReplaceAll}
 }
 
 // eventSources makes the event hub's source, and one for each traffic manager that gives decisions elsewhere: the
