@@ -5,7 +5,8 @@ import "strings"
 // Normalise returns the form of a raw path (as sent, without the query) that is matched: percent-encodings of
 // everything but "/" and "%" are decoded, empty segments and "." are removed, ".." takes away the segment before it. A
 // trailing slash stays. ok is false for a path that cannot be: it does not begin with "/", holds a bad
-// percent-encoding, or climbs above the root. A path that is in this form already is returned as it is.
+// percent-encoding, climbs above the root, or hides a dot segment that some backends would see (ambiguous). A path that is
+// in this form already is returned as it is.
 func Normalise(raw string) (path string, ok bool) {
 	if len(raw) == 0 || raw[0] != '/' {
 		return "", false
@@ -14,17 +15,35 @@ func Normalise(raw string) (path string, ok bool) {
 		return raw, true
 	}
 	decoded, ok := decode(raw)
-	if !ok {
+	if !ok || ambiguous(decoded) {
 		return "", false
 	}
 	return resolve(decoded)
 }
 
-// clean says whether a path needs no work: no "%", no "//", no segment that begins with ".".
+// ambiguous says whether a decoded path has a segment that is one name here and a dot segment for a backend that cuts at
+// "%2F" or "\\", or takes parameters off ("..;"): what was checked would not be what is served.
+func ambiguous(p string) bool {
+	if !strings.Contains(p, ".") {
+		return false
+	}
+	for s := range strings.SplitSeq(p, "/") {
+		parts := strings.Split(strings.ReplaceAll(s, "%2F", `\`), `\`)
+		for _, part := range parts {
+			name, _, parameters := strings.Cut(part, ";")
+			if (name == "." || name == "..") && (parameters || len(parts) > 1) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// clean says whether a path needs no work: no "%", no "\\", no "//", no segment that begins with ".".
 func clean(p string) bool {
 	for i := 0; i < len(p); i++ {
 		switch p[i] {
-		case '%':
+		case '%', '\\':
 			return false
 		case '/':
 			if i+1 < len(p) && (p[i+1] == '/' || p[i+1] == '.') {

@@ -144,32 +144,39 @@ func TestBuilderRefuses(t *testing.T) {
 
 func TestNormalise(t *testing.T) {
 	for raw, want := range map[string]string{
-		"/a/b":             "/a/b",
-		"/":                "/",
-		"//":               "/",
-		"/a//b":            "/a/b",
-		"/a/./b":           "/a/b",
-		"/a/../b":          "/b",
-		"/a/b/..":          "/a/",
-		"/a/b/.":           "/a/b/",
-		"/a/":              "/a/",
-		"/a/%2e%2E/b":      "/b",
-		"/a/.%2e/b":        "/b",
-		"/%61":             "/a",
-		"/a%2fb":           "/a%2Fb",
-		"/a%2Fb/../c":      "/c",
-		"/a%252Fb":         "/a%252Fb",
-		"/a%20b":           "/a b",
-		"/.well-known/x":   "/.well-known/x",
-		"/a/...":           "/a/...",
-		"/..%2f..%2fadmin": "/..%2F..%2Fadmin",
-		"/a//../b":         "/b",
+		"/a/b":           "/a/b",
+		"/":              "/",
+		"//":             "/",
+		"/a//b":          "/a/b",
+		"/a/./b":         "/a/b",
+		"/a/../b":        "/b",
+		"/a/b/..":        "/a/",
+		"/a/b/.":         "/a/b/",
+		"/a/":            "/a/",
+		"/a/%2e%2E/b":    "/b",
+		"/a/.%2e/b":      "/b",
+		"/%61":           "/a",
+		"/a%2fb":         "/a%2Fb",
+		"/a%2Fb/../c":    "/c",
+		"/a%252Fb":       "/a%252Fb",
+		"/a%20b":         "/a b",
+		"/.well-known/x": "/.well-known/x",
+		"/a/...":         "/a/...",
+		"/a%2F..b":       "/a%2F..b",
+		"/a;v=..":        "/a;v=..",
+		"/a\\b.c":        "/a\\b.c",
+		"/a//../b":       "/b",
 	} {
 		if got, ok := Normalise(raw); !ok || got != want {
 			t.Errorf("%s: %q %v, want %q", raw, got, ok, want)
 		}
 	}
-	for _, raw := range []string{"", "a", "*", "/..", "/a/../..", "/%", "/%2", "/%zz", "/a%00b", "/%2e%2e"} {
+	for _, raw := range []string{"", "a", "*", "/..", "/a/../..", "/%", "/%2", "/%zz", "/a%00b", "/%2e%2e",
+		// Dot segments that only some backends see.
+		"/..%2f..%2fadmin", "/open/..%2Fadmin", "/open%2f..%2fadmin", "/open%2f..", "/open/..;/admin", "/open/..;x=1/admin", "/open/.;/admin",
+		"/open/%2e%2e;/admin", "/open/..%3b/admin", "/open/..\\admin", "/open\\..\\admin", "/open\\..", "/open%5c..%5Cadmin", "/open%5c..;%2fadmin",
+		"/open\\.%2f..\\admin", "/open/x%2f..%5cadmin", "/open/x%5c..%2fadmin",
+	} {
 		if got, ok := Normalise(raw); ok {
 			t.Errorf("%q became %q", raw, got)
 		}
