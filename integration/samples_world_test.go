@@ -323,6 +323,9 @@ func (s *stage) picture() picture {
 		}
 		item = stripVolatile(item)
 		item["by"] = by
+		if _, mass := item["before"]; mass {
+			delete(item, "expires_at") // it is kept for a day from its receipt
+		}
 		return item
 	})}
 	p.scopes = s.gateway.source("lists").ByKind["scopes"].Rows

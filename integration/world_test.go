@@ -40,6 +40,8 @@ type worldOptions struct {
 	sections, eventHubKeys string
 	// gatewayKeys and listenerKeys are added to [gateway] and to [listener].
 	gatewayKeys, listenerKeys string
+	// extraCA is trusted beside the emulator's authority, PEM.
+	extraCA []byte
 	// waitReady is how long the gateway may take; 0 means 20 s, negative does not wait.
 	waitReady time.Duration
 }
@@ -103,7 +105,7 @@ func startGateway(t testing.TB, emu *emulator.Emulator, o worldOptions) *gateway
 		o.serviceURL = emu.URL()
 	}
 	ca := filepath.Join(dir, "ca.crt")
-	if err := os.WriteFile(ca, emu.CAPEM(), 0o600); err != nil {
+	if err := os.WriteFile(ca, append(emu.CAPEM(), o.extraCA...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "gatehouse.toml")
