@@ -75,6 +75,9 @@ type requestBody struct {
 	n        atomic.Int64
 	tooLarge atomic.Bool
 	slow     atomic.Bool
+	// trailer is what the client's engine fills at the end; secret is the field of the credential.
+	trailer http.Header
+	secret  string
 }
 
 // readDeadline and writeDeadline are what net/http's response writers offer to bound a client's silence.
@@ -94,11 +97,29 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		}
 		b.setDeadline(false) // what is read from here on is not the body
 	}
+	if err == io.EOF {
+		for k := range b.trailer {
+			if k == b.secret || !fitsTrailer(k) {
+				delete(b.trailer, k)
+			}
+		}
+	}
 	if total := b.n.Add(int64(n)); b.max > 0 && total > b.max {
 		b.tooLarge.Store(true)
 		return 0, errTooLarge
 	}
 	return n, err
+}
+
+// fitsTrailer says whether a field may stand in the trailer of a request (RFC 9110 6.5.1): not one of framing or routing, nor
+// one that a backend which joins trailer and header would believe of the gateway.
+func fitsTrailer(name string) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Host", "Content-Length",
+		"Content-Type", "Content-Encoding", "Content-Range", "Expect", "Authorization", "Proxy-Authorization", "Cookie", "Forwarded", "X-Request-Id":
+		return false
+	}
+	return !strings.HasPrefix(name, "X-Forwarded-")
 }
 
 // setDeadline sets the bound of the next read, or takes it away. It says whether there is one.
@@ -408,7 +429,7 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	q.Trailers = len(r.Header["Te"]) > 0 && hasToken(r.Header["Te"], "trailers")
 	p.forwarded(s, r)
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		s.body = &requestBody{r: r.Body, max: s.api.maxBody}
+		s.body = &requestBody{r: r.Body, max: s.api.maxBody, trailer: r.Trailer, secret: op.AuthHeader}
 		if d, ok := w.(readDeadline); ok && p.opts.BodyIdleTimeout > 0 {
 			s.body.deadline, s.body.idle = d, p.opts.BodyIdleTimeout
 		}

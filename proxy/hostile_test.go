@@ -63,3 +63,42 @@ func TestTracesKeepLittleOfLargeRequests(t *testing.T) {
 		}
 	}
 }
+
+// TestTrailerIsNoHeader: some backends join the trailer of a request with its header. Go's server takes any field of a
+// trailer, announced or not.
+func TestTrailerIsNoHeader(t *testing.T) {
+	got := make(chan http.Header, 1)
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		got <- r.Trailer
+	}))
+	defer backend.Close()
+	for _, through := range []bool{false, true} {
+		a := anyAPI(single(backend.URL))
+		a.AuthHeader = "X-Token"
+		o := Options{}
+		o.Upstream.Transport = through
+		g := start(t, o, a)
+		c, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_, _ = io.WriteString(c, "POST /a/1/x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-Forwarded-For, Authorization, X-Token\r\n\r\n1\r\na\r\n0\r\n"+
+			"X-Sum: 1\r\nX-Forwarded-For: 10.0.0.1\r\nAuthorization: Bearer x\r\nX-Token: Bearer y\r\nHost: evil\r\nContent-Length: 5\r\nX-Request-Id: z\r\n\r\n")
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || res.StatusCode != 200 {
+			t.Fatal(res, err)
+		}
+		trailer := <-got
+		for k, v := range trailer {
+			if k != "X-Sum" && len(v) > 0 {
+				t.Errorf("the trailer has %s: %s", k, v)
+			}
+		}
+		if trailer.Get("X-Sum") != "1" {
+			t.Errorf("trailer %v", trailer)
+		}
+	}
+}

@@ -33,6 +33,7 @@ type Conn struct {
 	status   int
 	held     byte // the first byte of the bad line
 	answered bool
+	begun    bool   // a request came before: what looks like the preface of HTTP/2 is none
 	line     []byte // of the current line, what was read before; only where it spans reads
 	lines    int    // of the current header
 	size     int    // bytes of the current header
@@ -211,6 +212,7 @@ func (c *Conn) tooLarge(n int) int {
 
 // begin makes ready for the next request.
 func (c *Conn) begin() {
+	c.begun = true
 	c.state, c.lines, c.size, c.lengths, c.length, c.chunked, c.old = inHeader, 0, 0, 0, 0, 0, false
 }
 
@@ -304,7 +306,7 @@ func (c *Conn) headerLine(line []byte) int {
 var contentLength, transferEncoding, chunked = []byte("Content-Length"), []byte("Transfer-Encoding"), []byte("chunked")
 
 func (c *Conn) requestLine(line []byte) int {
-	if bytes.Equal(line, preface) {
+	if !c.begun && bytes.Equal(line, preface) {
 		c.state = through
 		return 0
 	}

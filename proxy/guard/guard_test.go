@@ -52,6 +52,7 @@ func TestGuard(t *testing.T) {
 		{"chunks", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: Chunked\r\n\r\n5;x=y\r\na\nb\nc\r\n0\r\nX: y\r\n\r\n" + get, ""},
 		{"HTTP/1.0", "GET / HTTP/1.0\r\n\r\n", ""},
 		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\n\n\n", ""},
+		{"HTTP/2 preface behind a request", get + "PRI * HTTP/2.0\r\n\r\nGET / HTTP/1.1\nHost: h\n\n", "Bad Request"},
 		{"bare LF", "GET / HTTP/1.1\nHost: h\n\n", "Bad Request"},
 		{"bare LF later", get + "GET / HTTP/1.1\r\nHost: h\n\r\n", "Bad Request"},
 		{"NUL", "GET / HTTP/1.1\r\nHost: h\x00\r\n\r\n", "Bad Request"},
