@@ -356,6 +356,10 @@ func (e *Engine) applyThrottleData(it *item) outcome {
 			return outMalformed
 		}
 		row := denyOfEvent(&ev)
+		if ev.Active && unreadable(&row) {
+			e.deny.doubt(e.opt.RefetchDelay)
+			e.warnDeny(&row)
+		}
 		return e.deny.change(&ev.Base, denyKeyOf(&row), func(*throttle.DenyCondition) *throttle.DenyCondition {
 			if !ev.Active {
 				return nil

@@ -71,8 +71,8 @@ type dataset[K comparable, R any] struct {
 
 	// verdict is what the ledger said of the event that was applied last.
 	verdict verdict
-	// asking is true while the answer to a question is being applied.
-	asking bool
+	// asking is true while the answer to a question is being applied, listing while a list is.
+	asking, listing bool
 
 	cur  *pull[K, R]
 	held *held[K]
@@ -185,6 +185,8 @@ func (d *dataset[K, R]) finish(p *pull[K, R], meta Meta, err error) pullResult {
 		d.ledger.evicted = 0
 		return pullResult{outcome: pullAgain, again: time.Now().Add(d.e.opt.RefetchDelay), err: nil}
 	}
+	d.listing = true
+	defer func() { d.listing = false }()
 	if p.direct {
 		d.finishDirect(p, w)
 	} else {

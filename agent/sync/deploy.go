@@ -1,7 +1,10 @@
 package sync
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -23,6 +26,10 @@ type Deployed struct {
 	RevisionUUID string
 	Deployments  []controlplane.Deployment
 	Tenant       string
+	// Overrides are the endpoints that environments have of their own.
+	Overrides map[string]controlplane.EndpointOverride
+	// Others are the other revisions of the API that are deployed here, to other environments. They have no others.
+	Others []Deployed
 	// Err says why the newest version could not be read; "" when it could.
 	Err    string
 	Origin Origin
@@ -36,9 +43,11 @@ type DeployedShown struct {
 }
 
 func (r *Deployed) shown() DeployedShown {
-	s := DeployedShown{UUID: r.UUID, Revision: r.RevisionUUID, Err: r.Err}
-	for _, d := range r.Deployments {
-		s.Environments = append(s.Environments, d.Environment)
+	s := DeployedShown{UUID: r.UUID, Revision: r.RevisionUUID, Err: r.faults()}
+	for _, v := range r.revisions() {
+		for _, d := range v.Deployments {
+			s.Environments = append(s.Environments, d.Environment)
+		}
 	}
 	if r.Definition != nil {
 		s.Name, s.Version, s.Context = r.Definition.Name, r.Definition.Version, r.Definition.Context
@@ -46,10 +55,115 @@ func (r *Deployed) shown() DeployedShown {
 	return s
 }
 
+// revisions returns the deployed revisions; of no row none.
+func (r *Deployed) revisions() []*Deployed {
+	if r == nil {
+		return nil
+	}
+	list := []*Deployed{r}
+	for i := range r.Others {
+		list = append(list, &r.Others[i])
+	}
+	return list
+}
+
+// faults are those of every revision.
+func (r *Deployed) faults() string {
+	var list []string
+	for _, v := range r.revisions() {
+		if v.Err != "" {
+			list = append(list, v.Err)
+		}
+	}
+	return strings.Join(list, "; ")
+}
+
+// without returns the row as it is when it leaves some environments; nil when it has no other.
+func (r *Deployed) without(environments []string) *Deployed {
+	var left []Deployed
+	for _, v := range r.revisions() {
+		row := *v
+		row.Others, row.Deployments = nil, nil
+		for _, d := range v.Deployments {
+			if !slices.Contains(environments, d.Environment) {
+				row.Deployments = append(row.Deployments, d)
+			}
+		}
+		if len(row.Deployments) > 0 {
+			left = append(left, row)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	left[0].Others = left[1:len(left):len(left)]
+	return &left[0]
+}
+
 // sameDeployed: a definition that was read again of the same revision is the same pointer.
 func sameDeployed(a, b *Deployed) bool {
 	return a.UUID == b.UUID && a.Definition == b.Definition && a.RevisionUUID == b.RevisionUUID && a.Err == b.Err &&
-		slices.Equal(a.Deployments, b.Deployments)
+		slices.Equal(a.Deployments, b.Deployments) && maps.Equal(a.Overrides, b.Overrides) &&
+		slices.EqualFunc(a.Others, b.Others, func(x, y Deployed) bool { return sameDeployed(&x, &y) })
+}
+
+// join makes one row of the revisions of an API. Where two are deployed on one host, no request could tell them apart:
+// the one of the label that is configured first is served, and the other's fault says so.
+func (e *Engine) join(list []Deployed) []Deployed {
+	var rows []Deployed
+	at := make(map[string]int)
+	for _, r := range list {
+		i, ok := at[r.UUID]
+		if !ok {
+			at[r.UUID] = len(rows)
+			rows = append(rows, r)
+			continue
+		}
+		all := append([]Deployed{rows[i]}, rows[i].Others...)
+		all[0].Others = nil
+		if slices.ContainsFunc(all, func(x Deployed) bool { return x.RevisionUUID == r.RevisionUUID }) {
+			continue
+		}
+		all = append(all, r)
+		slices.SortStableFunc(all, func(x, y Deployed) int {
+			return cmp.Or(cmp.Compare(e.rank(&x), e.rank(&y)), strings.Compare(x.RevisionUUID, y.RevisionUUID))
+		})
+		for j := range all {
+			for k := range j {
+				if host, both := sharedHost(&all[k], &all[j]); both && all[k].Definition != nil && all[j].Definition != nil {
+					all[j].Definition = nil
+					all[j].Err = fmt.Sprintf("revision %s is deployed on host %q, where revision %s is served for a gateway label that is configured before: give the environments hosts of their own",
+						all[j].RevisionUUID, host, all[k].RevisionUUID)
+				}
+			}
+		}
+		all[0].Others = all[1:len(all):len(all)]
+		rows[i] = all[0]
+	}
+	return rows
+}
+
+// rank is the place of a revision's first environment among our labels.
+func (e *Engine) rank(r *Deployed) int {
+	first := len(e.opt.Labels)
+	for _, d := range r.Deployments {
+		if i := slices.Index(e.opt.Labels, d.Environment); i >= 0 {
+			first = min(first, i)
+		}
+	}
+	return first
+}
+
+// sharedHost returns a host that both revisions are deployed on; "" is every host.
+func sharedHost(a, b *Deployed) (string, bool) {
+	for _, x := range a.Deployments {
+		for _, y := range b.Deployments {
+			if strings.EqualFold(x.VHost, y.VHost) {
+				return x.VHost, true
+			}
+		}
+	}
+	return "", false
 }
 
 // fetchArtifacts reads everything that is deployed to our labels.
@@ -61,8 +175,12 @@ func (e *Engine) fetchArtifacts(ctx context.Context, each func(Deployed) error) 
 		if err != nil {
 			return m, err
 		}
+		var rows []Deployed
 		for i := range list {
-			if err := each(e.parse(&list[i], t)); err != nil {
+			rows = append(rows, e.parse(&list[i], t))
+		}
+		for _, r := range e.join(rows) {
+			if err := each(r); err != nil {
 				return m, err
 			}
 		}
@@ -81,24 +199,30 @@ func (e *Engine) askArtifact(ctx context.Context, uuid string, _ *Deployed) ([]D
 			rows = append(rows, e.parse(&list[i], t))
 		}
 		if len(rows) > 0 {
-			return rows, nil
+			return e.join(rows), nil
 		}
 	}
 	return nil, nil
 }
 
-// parse makes a row of an artifact. One that cannot be read keeps the definition that was good before. It runs outside
-// of the worker.
+// parse makes a row of an artifact. One that cannot be read keeps the definition that was good before. A definition of a
+// snapshot is never used again, since another release may have read less out of the project. It runs outside of the
+// worker.
 func (e *Engine) parse(a *controlplane.Artifact, tenant string) Deployed {
-	row := Deployed{UUID: a.APIUUID, RevisionUUID: a.RevisionUUID, Deployments: a.Deployments, Tenant: tenantOr(a.Organization, tenant)}
+	row := Deployed{UUID: a.APIUUID, RevisionUUID: a.RevisionUUID, Deployments: a.Deployments, Overrides: a.EndpointOverrides,
+		Tenant: tenantOr(a.Organization, tenant)}
 	if row.Tenant == "" {
 		row.Tenant = tenantOfContext(a.APIContext)
 	}
 	known := e.artifacts.table.Get(row.UUID)
-	if known != nil && known.Err == "" && known.RevisionUUID != "" && known.RevisionUUID == a.RevisionUUID &&
-		slices.Equal(known.Deployments, a.Deployments) && a.Err == nil {
-		row.Definition, row.Revision = known.Definition, known.Revision
-		return row
+	if known != nil && known.Origin.Kind != "snapshot" && a.Err == nil {
+		for _, v := range known.revisions() {
+			if v.Err == "" && v.RevisionUUID != "" && v.RevisionUUID == a.RevisionUUID && slices.Equal(v.Deployments, a.Deployments) &&
+				maps.Equal(v.Overrides, a.EndpointOverrides) {
+				row.Definition, row.Revision = v.Definition, v.Revision
+				return row
+			}
+		}
 	}
 	err := a.Err
 	var d *definition.API
@@ -114,13 +238,25 @@ func (e *Engine) parse(a *controlplane.Artifact, tenant string) Deployed {
 	}
 	if err != nil {
 		row.Err = err.Error()
-		if known != nil {
-			row.Definition, row.Revision = known.Definition, known.Revision
+		if before := known.servedAt(a.Deployments); before != nil {
+			row.Definition, row.Revision = before.Definition, before.Revision
 		}
 		return row
 	}
 	row.Definition, row.Revision = d, d.RevisionNumber
 	return row
+}
+
+// servedAt returns the revision that one of the environments has had so far, else the first.
+func (r *Deployed) servedAt(places []controlplane.Deployment) *Deployed {
+	for _, v := range r.revisions() {
+		for _, d := range v.Deployments {
+			if slices.ContainsFunc(places, func(p controlplane.Deployment) bool { return p.Environment == d.Environment }) {
+				return v
+			}
+		}
+	}
+	return r
 }
 
 // read makes a definition of a project.
@@ -172,17 +308,9 @@ func (e *Engine) applyDeployment(ev *event.Deployment) outcome {
 			if cur == nil {
 				return nil
 			}
-			row := *cur
-			row.Deployments = nil
-			for _, d := range cur.Deployments {
-				if !slices.Contains(ev.Labels, d.Environment) {
-					row.Deployments = append(row.Deployments, d)
-				}
-			}
-			if left = len(row.Deployments) > 0; !left {
-				return nil
-			}
-			return &row
+			row := cur.without(ev.Labels)
+			left = row != nil
+			return row
 		})
 		if left && out == applied {
 			e.artifacts.ask(ev.UUID, nil) // another revision may serve the labels that are left
@@ -261,18 +389,32 @@ func over(text *string, said string) {
 func (e *Engine) deployedChanged(before, after *Deployed) {
 	e.routesDirty = true
 	row := first(after, before)
-	if d := row.Definition; d != nil || after == nil {
+	if d := row.Definition; (d != nil || after == nil) && !e.listTells(row.UUID, after != nil) {
 		hint := &subscription.API{UUID: row.UUID}
 		if d != nil {
 			hint.Context, hint.Version, hint.Tenant = d.Context, d.Version, d.Tenant
 		}
 		e.apis.ask(APIKey{UUID: row.UUID}, hint)
 	}
-	if after != nil && after.Err != "" {
-		e.log.Error().Str("api", row.UUID).Str("revision", row.RevisionUUID).Str("fault", after.Err).Bool("kept_previous", row.Definition != nil).
-			Msg("the API cannot be deployed")
+	for _, v := range after.revisions() {
+		if v.Err != "" {
+			e.log.Error().Str("api", row.UUID).Str("revision", v.RevisionUUID).Str("fault", v.Err).Bool("kept_previous", v.Definition != nil).
+				Msg("the API cannot be deployed")
+		}
 	}
 	e.report(before, after)
+}
+
+// listTells reports whether there is no need to ask for the metadata of an API that a list of artifacts brought or
+// dropped: the list of APIs is on its way, or has been in and agrees. Else every start would ask for each API by itself.
+func (e *Engine) listTells(uuid string, deployed bool) bool {
+	if !e.artifacts.listing || !e.hasList(kindAPIs) {
+		return false
+	}
+	e.apis.mu.Lock()
+	fetched := !e.apis.fetchedAt.IsZero()
+	e.apis.mu.Unlock()
+	return !fetched || deployed == (e.apis.table.Get(APIKey{UUID: uuid}) != nil)
 }
 
 // SetFolder makes these the definitions of the folder: all that is deployed in stand-alone mode, and beside an API
@@ -317,12 +459,12 @@ func (e *Engine) definitions() []*definition.API {
 	var list []*definition.API
 	taken := make(map[string]bool)
 	for r := range e.artifacts.table.All() {
-		if r.Definition == nil {
+		d := assemble(r, e.apis.table.Get(APIKey{UUID: r.UUID}))
+		if d == nil {
 			continue
 		}
-		row := e.apis.table.Get(APIKey{UUID: r.UUID})
-		list = append(list, overlay(r.Definition, row, r))
-		taken[r.Definition.Context] = true
+		list = append(list, d)
+		taken[d.Context] = true
 	}
 	e.folderMu.Lock()
 	folder := e.folder
@@ -343,8 +485,24 @@ func (e *Engine) definitions() []*definition.API {
 			list = append(list, overlay(d, row, nil))
 		}
 	}
+	if e.opt.Lists.APIs == nil {
+		e.forgetFiles(folder)
+	}
 	slices.SortFunc(list, func(a, b *definition.API) int { return strings.Compare(a.Context, b.Context) })
 	return list
+}
+
+// forgetFiles drops the metadata of APIs that left the folder.
+func (e *Engine) forgetFiles(folder []*definition.API) {
+	kept := make(map[APIKey]bool, len(folder))
+	for _, d := range folder {
+		kept[e.apis.key(&subscription.API{UUID: d.UUID, ID: d.ID})] = true
+	}
+	for r := range e.apis.table.All() {
+		if k := e.apis.key(r); !kept[k] && r.Origin.Kind == "file" {
+			e.apis.table.Delete(k)
+		}
+	}
 }
 
 // standalone keeps the metadata of an API of the folder where no API Manager names it.
@@ -363,6 +521,26 @@ func (e *Engine) standalone(d *definition.API) *subscription.API {
 		e.apis.table.Put(row)
 	}
 	return &row
+}
+
+// assemble makes what is to be served of the deployed revisions of an API: one definition, of which those for other
+// environments are variants. nil: none could be read.
+func assemble(r *Deployed, row *subscription.API) *definition.API {
+	var all []*definition.API
+	for _, v := range r.revisions() {
+		if v.Definition != nil {
+			d := overlay(v.Definition, row, v)
+			all = append(append(all, d), d.Variants...)
+			d.Variants = nil
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	if len(all) > 1 {
+		all[0].Variants = all[1:]
+	}
+	return all[0]
 }
 
 // overlay lays what the API Manager says of an API now over the definition of its deployed revision.

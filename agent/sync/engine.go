@@ -62,6 +62,7 @@ type Engine struct {
 	orphanMappings, orphanSubscriptions cascade
 
 	changes changes
+	warned  warnings
 	seen    *recent
 	misses  *misses
 	reports chan report
@@ -424,8 +425,6 @@ type source struct {
 	lastEvent atomic.Int64 // ms
 	applied   atomic.Uint64
 	ignored   [outOther + 1]atomic.Uint64
-	warned    sync.Map // faults that were logged already
-	warnings  atomic.Int32
 }
 
 func newSource(e *Engine, s Source) *source {
@@ -485,6 +484,35 @@ func (s *source) OnMessage(m event.Message) {
 // maxWarnings bounds the different faults that are logged.
 const maxWarnings = 200
 
+// warnings are the faults that were logged already.
+type warnings struct {
+	mu   sync.Mutex
+	seen map[string]struct{}
+}
+
+// firstOf tells whether a fault is to be logged: once, and no more than maxWarnings different ones.
+func (e *Engine) firstOf(fault string) bool {
+	w := &e.warned
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, known := w.seen[fault]; known || len(w.seen) >= maxWarnings {
+		return false
+	}
+	if w.seen == nil {
+		w.seen = make(map[string]struct{})
+	}
+	w.seen[fault] = struct{}{}
+	return true
+}
+
+// warnDeny logs a deny policy that cannot be enforced, once.
+func (e *Engine) warnDeny(c *throttle.DenyCondition) {
+	if e.firstOf("deny " + c.Tenant + "/" + decimal(c.ID) + " " + c.Value) {
+		e.log.Warn().Str("kind", string(c.Kind)).Str("tenant", c.Tenant).Int64("id", c.ID).Str("value", c.Value).
+			Msg("a deny policy is not enforced: its address cannot be read; write an IPv4 or IPv6 address, a prefix such as 10.0.0.0/8, or two bounds of one family")
+	}
+}
+
 func (s *source) malformed(topic string, err error) {
 	s.ignored[outMalformed].Add(1)
 	s.e.metrics.event("malformed", outMalformed)
@@ -493,9 +521,12 @@ func (s *source) malformed(topic string, err error) {
 	if errors.As(err, &d) {
 		topic, dirty = d.Topic, d.Dirty
 	}
-	if _, known := s.warned.Load(err.Error()); !known && s.warnings.Add(1) <= maxWarnings {
-		s.warned.Store(err.Error(), true)
-		s.e.log.Warn().Err(err).Bool("refetch", dirty).Msg("a message was passed over; the same fault is counted from now on, not logged")
+	if s.e.firstOf("malformed " + err.Error()) {
+		line := s.e.log.Warn().Err(err).Str("source", s.source.Name()).Bool("refetch", dirty)
+		if d != nil {
+			line = line.Str("excerpt", d.Excerpt)
+		}
+		line.Msg("a message was passed over; the same fault is counted from now on, not logged")
 	}
 	if !dirty {
 		return

@@ -288,7 +288,13 @@ func (e *Engine) build() {
 	if l.Block != nil {
 		e.deny.fetch = func(ctx context.Context, each func(throttle.DenyCondition) error) (Meta, error) {
 			b, m, err := l.Block(ctx)
-			return m, eachOf(denyRows(b), err, each)
+			rows := denyRows(b)
+			for i := range rows {
+				if unreadable(&rows[i]) {
+					e.warnDeny(&rows[i])
+				}
+			}
+			return m, eachOf(rows, err, each)
 		}
 	}
 	e.keyTemplates = small(newDataset(e, deny, kindKeyTemplates, event.TopicThrottleData, dataset[string, throttle.KeyTemplate]{

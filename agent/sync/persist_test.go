@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -271,7 +272,7 @@ func FuzzRowDecoder(f *testing.F) {
 
 func TestSmallRowsSurviveJSON(t *testing.T) {
 	km := keymanager.KeyManager{Name: "n", PEM: "p", ClaimMappings: []keymanager.ClaimMapping{{Remote: "r", Local: "l"}}, ClockSkew: time.Second}
-	deny := throttle.DenyCondition{Kind: throttle.DenyIPRange, From: address("10.0.0.1"), To: address("::1"), Invert: true, ID: 5}
+	deny := throttle.DenyCondition{Kind: throttle.DenyIPRange, From: netip.MustParseAddr("10.0.0.1"), To: netip.MustParseAddr("::1"), Invert: true, ID: 5}
 	for _, v := range []any{&km, &deny, &throttle.DenyCondition{Kind: throttle.DenyAPI, Value: "/x"}} {
 		b, err := json.Marshal(v)
 		if err != nil {

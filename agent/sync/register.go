@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,11 +117,12 @@ func (e *Engine) register(ctx context.Context) {
 
 // report is what became of one deployment.
 type report struct {
-	ack     *controlplane.Acknowledgement
-	undone  *controlplane.Undeployment
-	tenant  string
-	status  controlplane.DeploymentStatus
-	dropped bool
+	ack    *controlplane.Acknowledgement
+	undone []controlplane.Undeployment
+	tenant string
+	status controlplane.DeploymentStatus
+	// partial: the API stays deployed elsewhere, so that its status is told by what stays.
+	partial bool
 }
 
 // report queues what is to be told of a change of a deployed API. What does not fit is dropped: it is for show only.
@@ -129,26 +131,60 @@ func (e *Engine) report(before, after *Deployed) {
 	if r.Acknowledge == nil && r.NotifyDeployments == nil && r.Undeployed == nil {
 		return
 	}
-	row := first(after, before)
+	for _, row := range after.revisions() {
+		if slices.ContainsFunc(before.revisions(), func(v *Deployed) bool {
+			return v.RevisionUUID == row.RevisionUUID && v.Definition == row.Definition && v.Err == row.Err && slices.Equal(v.Deployments, row.Deployments)
+		}) {
+			continue // another revision changed
+		}
+		rep := reportOf(row)
+		switch {
+		case row.Err != "":
+			rep.status.Failed, rep.status.ErrorCode, rep.status.ErrorMessage = true, 1, row.Err
+		case row.Revision != 0:
+			rep.ack = &controlplane.Acknowledgement{APIUUID: row.UUID, RevisionID: row.Revision, Deployed: row.Deployments}
+		}
+		e.enqueue(rep)
+	}
+	for _, row := range before.revisions() {
+		rep := reportOf(row)
+		rep.status.Undeploy = true
+		for _, d := range row.Deployments {
+			if !after.isAt(d.Environment) {
+				rep.undone = append(rep.undone, controlplane.Undeployment{APIUUID: row.UUID, RevisionUUID: row.RevisionUUID, Environment: d.Environment})
+			}
+		}
+		if after == nil || len(rep.undone) > 0 {
+			rep.partial = after != nil
+			e.enqueue(rep)
+		}
+	}
+}
+
+// isAt tells whether a revision is deployed to the environment.
+func (r *Deployed) isAt(environment string) bool {
+	for _, v := range r.revisions() {
+		if slices.ContainsFunc(v.Deployments, func(d controlplane.Deployment) bool { return d.Environment == environment }) {
+			return true
+		}
+	}
+	return false
+}
+
+func reportOf(row *Deployed) report {
 	rep := report{tenant: row.Tenant, status: controlplane.DeploymentStatus{APIUUID: row.UUID, TenantDomain: row.Tenant,
-		RevisionUUID: row.RevisionUUID, At: time.Now(), Undeploy: after == nil}}
+		RevisionUUID: row.RevisionUUID, At: time.Now()}}
 	if rep.status.TenantDomain == "" {
 		rep.status.TenantDomain = superTenant
 	}
-	switch {
-	case after == nil:
-		for _, d := range before.Deployments {
-			rep.undone = &controlplane.Undeployment{APIUUID: before.UUID, RevisionUUID: before.RevisionUUID, Environment: d.Environment}
-		}
-	case after.Err != "":
-		rep.status.Failed, rep.status.ErrorCode, rep.status.ErrorMessage = true, 1, after.Err
-	case after.Revision != 0:
-		rep.ack = &controlplane.Acknowledgement{APIUUID: after.UUID, RevisionID: after.Revision, Deployed: after.Deployments}
-	}
+	return rep
+}
+
+func (e *Engine) enqueue(rep report) {
 	select {
 	case e.reports <- rep:
 	default:
-		e.log.Debug().Str("api", row.UUID).Msg("too many reports wait: one is dropped")
+		e.log.Debug().Str("api", rep.status.APIUUID).Msg("too many reports wait: one is dropped")
 	}
 }
 
@@ -183,12 +219,14 @@ func (e *Engine) sendReports(ctx context.Context) {
 			if r.ack != nil {
 				acks[r.tenant] = append(acks[r.tenant], *r.ack)
 			}
-			if id := e.gateway.Load(); id != nil {
+			if id := e.gateway.Load(); id != nil && !r.partial {
 				r.status.GatewayID = *id
 				statuses = append(statuses, r.status)
 			}
-			if r.undone != nil && e.opt.Reports.Undeployed != nil {
-				e.tell(ctx, &noUndone, "an undeployed revision", func() error { return e.opt.Reports.Undeployed(ctx, r.tenant, *r.undone) })
+			for _, u := range r.undone {
+				if e.opt.Reports.Undeployed != nil {
+					e.tell(ctx, &noUndone, "an undeployed revision", func() error { return e.opt.Reports.Undeployed(ctx, r.tenant, u) })
+				}
 			}
 		}
 		for tenant, list := range acks {

@@ -125,8 +125,8 @@ func (e *Engine) State() State {
 		st.Refused[uuid] = why
 	}
 	for r := range e.artifacts.table.All() {
-		if r.Err != "" {
-			st.Refused[r.UUID] = r.Err
+		if why := r.faults(); why != "" {
+			st.Refused[r.UUID] = why
 		}
 	}
 	st.APIs = e.apis.table.Len()

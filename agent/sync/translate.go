@@ -173,7 +173,7 @@ func denyKeyOf(c *throttle.DenyCondition) denyKey {
 			k.tenant = superTenant
 		}
 		if c.ID == 0 {
-			k.value = c.From.String() + "-" + c.To.String() + "-" + strconv.FormatBool(c.Invert)
+			k.value = c.From.String() + "-" + c.To.String() + "-" + strconv.FormatBool(c.Invert) + c.Value
 		}
 		return k
 	case throttle.DenyUser:
@@ -195,15 +195,8 @@ func denyKeyOf(c *throttle.DenyCondition) denyKey {
 
 // sameDeny ignores what only one of list and event says: number and tenant of a condition that is known by its text.
 func sameDeny(a, b *throttle.DenyCondition) bool {
-	return denyKeyOf(a) == denyKeyOf(b) && a.Kind == b.Kind && a.From == b.From && a.To == b.To && a.Invert == b.Invert
-}
-
-func address(text string) netip.Addr {
-	a, err := netip.ParseAddr(strings.TrimSpace(text))
-	if err != nil {
-		return netip.Addr{} // kept and shown, never enforced
-	}
-	return a
+	return denyKeyOf(a) == denyKeyOf(b) && a.Kind == b.Kind && a.From == b.From && a.To == b.To && a.Invert == b.Invert &&
+		(!unreadable(a) || a.Value == b.Value)
 }
 
 func denyRows(b controlplane.Block) []throttle.DenyCondition {
@@ -233,12 +226,21 @@ func denyRows(b controlplane.Block) []throttle.DenyCondition {
 	return rows
 }
 
+// fillAddresses reads what a condition of an IP kind is about: an address, a prefix such as 10.0.0.0/8, or two bounds.
+// What cannot be read is kept with its text, to be shown; it is never enforced.
 func fillAddresses(c *throttle.DenyCondition, fixed, from, to string) {
-	if c.Kind == throttle.DenyIPRange {
-		c.From, c.To = address(from), address(to)
+	if c.SetAddresses(fixed, from, to) == nil {
 		return
 	}
-	c.From = address(fixed)
+	c.From, c.To = netip.Addr{}, netip.Addr{}
+	if c.Value = fixed; c.Kind == throttle.DenyIPRange && from+to != "" {
+		c.Value = from + " - " + to
+	}
+}
+
+// unreadable tells whether a condition is about addresses that could not be read.
+func unreadable(c *throttle.DenyCondition) bool {
+	return (c.Kind == throttle.DenyIP || c.Kind == throttle.DenyIPRange) && !c.From.IsValid()
 }
 
 func denyOfEvent(e *event.DenyChanged) throttle.DenyCondition {
