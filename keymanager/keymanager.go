@@ -103,9 +103,12 @@ type Token struct {
 	ExpiresAt   int64          // seconds; 0 when the token has none
 	// SkipSubscriptions is copied from the key manager.
 	SkipSubscriptions bool
-	Application       *EmbeddedApplication
-	Subscribed        []EmbeddedSubscription
-	Origin            Origin // of the key manager
+	// BoundTo is the SHA-256 thumbprint, in base64url, of the only client certificate that the token may come with
+	// (cnf.x5t#S256, RFC 8705); "" for a token of any bearer.
+	BoundTo     string
+	Application *EmbeddedApplication
+	Subscribed  []EmbeddedSubscription
+	Origin      Origin // of the key manager
 }
 
 // Check names the verification step that failed, in words that logs, explain and WWW-Authenticate share.
@@ -125,6 +128,7 @@ const (
 	CheckIssuedAt   Check = "issued_at"
 	CheckAudience   Check = "audience"
 	CheckRevoked    Check = "revoked"
+	CheckBound      Check = "certificate" // bound to a client certificate that did not come with it
 	CheckUnverified Check = "unavailable" // the key server could not be reached and no key is held
 	CheckOpaque     Check = "opaque"      // not a JWT, and no key manager introspects it
 )

@@ -176,6 +176,9 @@ func (p *Proxy) serve(s *state, w http.ResponseWriter, r *http.Request) (abort b
 	x.Method, x.Host = r.Method, r.Host
 	x.Context, x.Header = r.Context(), header(r.Header)
 	x.TLS, x.Protocol = r.TLS != nil, r.Proto
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		x.ClientCertificate = r.TLS.PeerCertificates[0].Raw
+	}
 	x.BodyLength = r.ContentLength
 	s.requestID(r)
 	x.Peer, x.ClientIP = p.addresses(r)

@@ -154,6 +154,20 @@ func User(mapped map[string]any) string {
 	return ""
 }
 
+// Certificate returns the thumbprint of the client certificate that a token is bound to (RFC 8705 3.1), "" where it is
+// bound to none. One that is not a text gives what no certificate has.
+func Certificate(claims map[string]any) string {
+	cnf, _ := claims["cnf"].(map[string]any)
+	v, has := cnf["x5t#S256"]
+	if !has {
+		return ""
+	}
+	if s := strings.TrimRight(text(v), "="); s != "" {
+		return s
+	}
+	return "none"
+}
+
 // Embedded returns what a self-contained token says (rest.md 4.1): the application of its claim application with the key
 // type of keytype, PRODUCTION where it names none, and the subscriptions of subscribedAPIs. Nil and none for other tokens.
 func Embedded(claims map[string]any) (*keymanager.EmbeddedApplication, []keymanager.EmbeddedSubscription) {

@@ -108,6 +108,21 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+func TestCertificate(t *testing.T) {
+	for want, in := range map[string]map[string]any{
+		"":     {"cnf": map[string]any{"jkt": "x"}},
+		"abc":  {"cnf": map[string]any{"x5t#S256": "abc="}},
+		"none": {"cnf": map[string]any{"x5t#S256": nil}},
+	} {
+		if got := Certificate(in); got != want {
+			t.Errorf("%v: %q, want %q", in, got, want)
+		}
+	}
+	if Certificate(nil) != "" || Certificate(map[string]any{"cnf": "abc"}) != "" {
+		t.Error("bound to nothing")
+	}
+}
+
 func TestUser(t *testing.T) {
 	for in, want := range map[string]string{`{"sub":"s"}`: "s", `{"sub":"s","http://wso2.org/claims/enduser":"e"}`: "e", `{"sub":"s","enduser":"u"}`: "u",
 		`{}`: "", `{"sub":{"x":1}}`: "", `{"sub":"s","enduser":""}`: "s"} {

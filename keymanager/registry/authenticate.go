@@ -279,6 +279,7 @@ func (m *manager) token(p *jwt.Token, times jwt.Times, k *jwks.Key) *keymanager.
 	if t.KeyID == "" {
 		t.KeyID = k.ID
 	}
+	t.BoundTo = claims.Certificate(p.Claims)
 	t.Application, t.Subscribed = claims.Embedded(mapped)
 	return t
 }

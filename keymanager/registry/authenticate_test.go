@@ -54,3 +54,13 @@ func TestAuthenticatedToken(t *testing.T) {
 		t.Errorf("claims %v", claims)
 	}
 }
+
+func TestBoundTokenNamesItsCertificate(t *testing.T) {
+	f := newFixture(t)
+	if got := f.accept(f.token("cnf", map[string]any{"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"})).BoundTo; got != "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2" {
+		t.Errorf("bound to %q", got)
+	}
+	if got := f.accept(f.token()).BoundTo; got != "" {
+		t.Errorf("bound to %q", got)
+	}
+}

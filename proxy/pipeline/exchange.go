@@ -27,6 +27,8 @@ type Exchange struct {
 	// TLS says whether the client came over TLS; Protocol is "HTTP/1.1" or "HTTP/2.0".
 	TLS      bool
 	Protocol string
+	// ClientCertificate is the certificate (DER) that the client has shown over TLS, nil without one.
+	ClientCertificate []byte
 	// BodyLength is the announced size of the body in bytes, -1 when it is not known.
 	BodyLength int64
 	// Now is the time of arrival in milliseconds since the epoch.

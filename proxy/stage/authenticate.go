@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"strings"
@@ -49,6 +50,10 @@ func (s *authenticate) Run(x *pipeline.Exchange) *pipeline.Refusal {
 	if err != nil || token == nil {
 		return s.refuse(x, err)
 	}
+	if token.BoundTo != "" && token.BoundTo != thumbprint(x.ClientCertificate) {
+		return s.refuse(x, &keymanager.Refusal{Check: keymanager.CheckBound, KeyManager: token.KeyManager, Issuer: token.Issuer, Origin: token.Origin,
+			Detail: "the token is bound to a client certificate that did not come with it"})
+	}
 	x.Token, x.Cached = token, cached
 	x.Note(pipeline.StepAuthenticate, pipeline.OK)
 	if !s.d.KeepCredential {
@@ -59,6 +64,15 @@ func (s *authenticate) Run(x *pipeline.Exchange) *pipeline.Refusal {
 	x.User = withTenant(token.User, r.Tenant)
 	t.User = x.User
 	return nil
+}
+
+// thumbprint is the SHA-256 of a certificate as tokens name it, "" without one.
+func thumbprint(der []byte) string {
+	if len(der) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(der)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // basicFault says what is wrong with the form of a basic credential, "" when it is well formed.

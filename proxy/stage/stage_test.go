@@ -453,3 +453,24 @@ func BenchmarkPipeline(b *testing.B) {
 		f()
 	}
 }
+
+// TestBoundToken: a token that is bound to a client certificate is of no use without it (RFC 8705).
+func TestBoundToken(t *testing.T) {
+	for name, c := range map[string]struct {
+		shown   []byte
+		allowed bool
+	}{"its certificate": {[]byte("certificate"), true}, "another": {[]byte("other"), false}, "none": {nil, false}} {
+		t.Run(name, func(t *testing.T) {
+			w := &world{token: &keymanager.Token{KeyManager: "KM", BoundTo: thumbprint([]byte("certificate"))}}
+			x := &pipeline.Exchange{Header: fields{"Authorization": {"Bearer good"}}, ClientCertificate: c.shown}
+			x.Route = &pipeline.Route{API: &definition.API{}, Operation: &definition.Operation{}, AuthHeader: "Authorization", Secured: true}
+			f := (&authenticate{&Domains{Authenticator: w}}).Run(x)
+			if (f == nil) != c.allowed {
+				t.Fatalf("refused: %+v", f)
+			}
+			if f != nil && (f.Code != 900901 || f.Status != 401 || x.Token != nil || !strings.Contains(f.Challenge, "certificate")) {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}
