@@ -217,6 +217,21 @@ func TestVariantsAreShown(t *testing.T) {
 	}
 }
 
+// What is kept and not enforced says why.
+func TestInertEntriesSaySo(t *testing.T) {
+	a := standalone(t, "")
+	a.domains.deny.Put(throttle.DenyCondition{Kind: throttle.DenyIP, ID: 3, Value: "300.1.1.1"})
+	a.domains.templates.Put(throttle.KeyTemplate{Template: "$customProperty."})
+	for _, table := range []string{"deny-policies", "key-templates"} {
+		a.tables()[table].Each(func(e admin.Entry) bool {
+			if b, err := json.Marshal(e.Render()); err != nil || !strings.Contains(string(b), `"inert":"`) {
+				t.Errorf("%s: %s (%v), want why it is not enforced", table, b, err)
+			}
+			return true
+		})
+	}
+}
+
 func TestAStatusKeepsItsBeginning(t *testing.T) {
 	var s standing
 	at := func(ms int64) time.Time { return time.UnixMilli(ms) }

@@ -114,12 +114,14 @@ type denyView struct {
 	To     string       `json:"to,omitempty"`
 	Invert bool         `json:"invert"`
 	Number int64        `json:"number,omitempty"`
+	Inert  string       `json:"inert,omitempty"` // why it is not enforced
 	Origin admin.Origin `json:"origin"`
 }
 
 type keyTemplateView struct {
 	ID       string       `json:"id"`
 	Template string       `json:"template"`
+	Inert    string       `json:"inert,omitempty"` // why it can never match
 	Origin   admin.Origin `json:"origin"`
 }
 
@@ -150,6 +152,7 @@ type throttledKeyView struct {
 	Key        string       `json:"key"`
 	Until      admin.Time   `json:"until"`
 	Conditions bool         `json:"conditions"`
+	Inert      string       `json:"inert,omitempty"` // why it, or a condition group of it, is not enforced
 	Origin     admin.Origin `json:"origin"`
 }
 
@@ -482,7 +485,7 @@ func (a *Agent) tables() map[string]admin.Table {
 		}),
 		"throttled-keys": entries(func() iter.Seq[throttle.Decision] { return slices.Values(d.decisions.All()) }, func(t throttle.Decision) admin.Entry {
 			return admin.Entry{ID: t.Key, Name: t.Key, Render: func() any {
-				return throttledKeyView{ID: t.Key, Key: t.Key, Until: admin.Time(t.ExpiresAt), Conditions: len(t.Conditions) > 0, Origin: origin(t.Origin)}
+				return throttledKeyView{ID: t.Key, Key: t.Key, Until: admin.Time(t.ExpiresAt), Conditions: len(t.Conditions) > 0, Inert: t.Inert, Origin: origin(t.Origin)}
 			}}
 		}),
 		"revoked-tokens": entries(func() iter.Seq[keymanager.Revocation] { return slices.Values(d.revocations.All(0)) }, func(r keymanager.Revocation) admin.Entry {
@@ -642,7 +645,7 @@ func denyID(c *throttle.DenyCondition) string {
 }
 
 func denyOf(c *throttle.DenyCondition) any {
-	v := denyView{ID: denyID(c), Kind: string(c.Kind), Tenant: c.Tenant, Value: c.Value, Invert: c.Invert, Number: c.ID, Origin: origin(c.Origin)}
+	v := denyView{ID: denyID(c), Kind: string(c.Kind), Tenant: c.Tenant, Value: c.Value, Invert: c.Invert, Number: c.ID, Inert: c.Inert, Origin: origin(c.Origin)}
 	if c.From.IsValid() {
 		v.From = c.From.String()
 	}
@@ -653,7 +656,7 @@ func denyOf(c *throttle.DenyCondition) any {
 }
 
 func keyTemplateOf(t *throttle.KeyTemplate) any {
-	return keyTemplateView{ID: t.Template, Template: t.Template, Origin: origin(t.Origin)}
+	return keyTemplateView{ID: t.Template, Template: t.Template, Inert: t.Inert, Origin: origin(t.Origin)}
 }
 
 func policyID(p *throttle.Policy) string { return string(p.Kind) + ":" + p.Tenant + ":" + p.Name }
