@@ -52,6 +52,10 @@ func (a *Agent) buildProxy() error {
 		Log:            a.part("proxy"),
 		Registry:       a.registry,
 	}
+	if cfg.APIM.JWT.Enable {
+		// Backends believe it to be the gateway's word.
+		opts.DropHeaders = []string{cfg.APIM.JWT.Header}
+	}
 	for _, p := range cfg.Listener.TrustedProxies {
 		opts.TrustedProxies = append(opts.TrustedProxies, p.String())
 	}

@@ -428,7 +428,7 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	}
 	q := &s.req
 	q.Method, q.Path, q.Query = r.Method, suffix, x.Query
-	q.Header, q.Length = r.Header, 0
+	q.Header, q.Length, q.Drop = r.Header, 0, p.opts.DropHeaders
 	q.Trailers = len(r.Header["Te"]) > 0 && hasToken(r.Header["Te"], "trailers")
 	p.forwarded(s, r)
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {

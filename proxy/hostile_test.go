@@ -102,3 +102,26 @@ func TestTrailerIsNoHeader(t *testing.T) {
 		}
 	}
 }
+
+// TestForgedHeader: a backend that is told by the gateway who calls must not be told so by the caller.
+func TestForgedHeader(t *testing.T) {
+	got := make(chan http.Header, 1)
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got <- r.Header }))
+	defer backend.Close()
+	for _, through := range []bool{false, true} {
+		o := Options{DropHeaders: []string{"x-jwt-assertion"}}
+		o.Upstream.Transport = through
+		g := start(t, o, anyAPI(single(backend.URL)))
+		req, _ := http.NewRequest("GET", g.url+"/a/1/x", nil)
+		req.Header.Set("X-Jwt-Assertion", "forged")
+		req.Header.Set("X-Other", "kept")
+		res, err := g.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if h := <-got; h.Get("X-Jwt-Assertion") != "" || h.Get("X-Other") != "kept" {
+			t.Errorf("the backend got %v", h)
+		}
+	}
+}

@@ -48,6 +48,8 @@ type Options struct {
 	Compat       Compat
 	// AuthHeader is the field of the credential, "Authorization" by default; an API may name another.
 	AuthHeader string
+	// DropHeaders are fields that backends believe of the gateway alone: what a client sends of them is not passed on.
+	DropHeaders []string
 	// CORS applies to APIs without a policy of their own; nil means none.
 	CORS *definition.CORS
 
@@ -110,6 +112,11 @@ func (o *Options) defaults() {
 		o.AuthHeader = "Authorization"
 	}
 	o.AuthHeader = pipeline.CanonicalName(o.AuthHeader)
+	drop := make([]string, len(o.DropHeaders))
+	for i, h := range o.DropHeaders {
+		drop[i] = pipeline.CanonicalName(h)
+	}
+	o.DropHeaders = drop
 	if o.MaxAPILabels == 0 {
 		o.MaxAPILabels = 2000
 	}
