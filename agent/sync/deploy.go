@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -260,7 +261,14 @@ func (r *Deployed) servedAt(places []controlplane.Deployment) *Deployed {
 }
 
 // read makes a definition of a project.
-func (e *Engine) read(a *controlplane.Artifact, tenant string) (*definition.API, error) {
+func (e *Engine) read(a *controlplane.Artifact, tenant string) (d *definition.API, err error) {
+	defer func() { // one project must not end the gateway
+		if cause := recover(); cause != nil {
+			e.log.Error().Str("api", a.APIUUID).Str("revision", a.RevisionUUID).Interface("panic", cause).Bytes("stack", debug.Stack()).
+				Msg("reading a project failed; this is a fault of ours, please report it with the project")
+			d, err = nil, fmt.Errorf("reading project %s failed: %v", a.File, cause)
+		}
+	}()
 	opt := e.opt.Artifacts
 	opt.UUID, opt.RevisionUUID, opt.Tenant = a.APIUUID, a.RevisionUUID, tenant
 	if strings.HasSuffix(a.APIContext, "/"+a.Version) {

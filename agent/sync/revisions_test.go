@@ -1,9 +1,11 @@
 package sync
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	gosync "sync"
@@ -277,5 +279,71 @@ func TestAMalformedMessageIsLoggedOnceWithItsBeginning(t *testing.T) {
 		if n := r.State().Sources[0].EventsIgnored["malformed"]; n != 3 {
 			t.Errorf("%d malformed messages counted, want 3", n)
 		}
+	})
+}
+
+// rewritten replaces a text in every file of a zip.
+func rewritten(t *testing.T, archive []byte, from, to string) []byte {
+	t.Helper()
+	in, err := zip.NewReader(bytes.NewReader(archive), int64(len(archive)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	z := zip.NewWriter(&out)
+	for _, f := range in.File {
+		b, err := fs.ReadFile(in, f.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := z.Create(f.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(bytes.ReplaceAll(b, []byte(from), []byte(to))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// A fault of ours over one event or project is that one's, and not the end of the gateway.
+func TestAPanicIsOfOneEventOrProject(t *testing.T) {
+	runDeployed(t, func(o *Options) {
+		o.Artifacts.LookupEnv = func(string) (string, bool) { panic("boom") }
+	}, func(t *testing.T, r *rig, _ *told) {
+		bad := project(t, 2, 1)
+		bad.Project = rewritten(t, bad.Project, "http://backend.test/1", "http://${HOST}")
+		if d, err := r.read(&bad, superTenant); d != nil || err == nil || !strings.Contains(err.Error(), "boom") {
+			t.Errorf("read = %v, %v; want the panic as its fault", d, err)
+		}
+		r.artifacts.w.do(t.Context(), func() {
+			w := r.artifacts.w
+			apply := w.apply
+			w.apply = func(it *item) outcome {
+				if it.base.EventID == "bad" {
+					panic("boom")
+				}
+				return apply(it)
+			}
+		})
+		ev := deployment(1, false, r.m.now())
+		ev.EventID = "bad"
+		lists := r.m.calls[kindArtifacts]
+		r.source.deliver(r.wire.message(event.TopicNotification, ev))
+		settled(2 * time.Second)
+		if n := r.State().Sources[0].EventsIgnored["malformed"]; n != 1 {
+			t.Errorf("%d events are counted as malformed, want the one", n)
+		}
+		if r.m.calls[kindArtifacts] == lists {
+			t.Error("the list was not fetched in the event's place")
+		}
+		r.m.deploy(project(t, 2, 1), 2, "PUBLISHED")
+		r.source.deliver(r.wire.message(event.TopicNotification, deployment(2, false, r.m.now())))
+		settled(time.Second)
+		wantServed(t, r, "/api1/1.0.0 PUBLISHED", "/api2/1.0.0 PUBLISHED")
 	})
 }

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -94,6 +95,22 @@ func (w *worker) do(ctx context.Context, f func()) bool {
 	}
 }
 
+// applied applies one event. A panic over one must not end the gateway: the event is passed over, and the lists, which
+// know better, are due.
+func (w *worker) applied(it *item) (o outcome) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			o = outMalformed
+			for _, k := range w.kinds {
+				k.log.Error().Str("event", it.base.Type).Str("event_id", it.base.EventID).Interface("panic", cause).Bytes("stack", debug.Stack()).
+					Msg("applying an event failed; it is passed over and the list is fetched")
+				k.doubt(500 * time.Millisecond)
+			}
+		}
+	}()
+	return w.apply(it)
+}
+
 func (w *worker) run(ctx context.Context) {
 	var buf []item
 	for {
@@ -105,7 +122,7 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.in.ready:
 			items := w.in.take(buf)
 			for i := range items {
-				w.done(&items[i], w.apply(&items[i]))
+				w.done(&items[i], w.applied(&items[i]))
 				if i&63 == 63 {
 					select {
 					case f := <-w.control:
