@@ -560,9 +560,12 @@ func (p *Proxy) copyBody(s *state, w http.ResponseWriter, r *http.Request, res *
 	buf := *bp
 	flusher, _ := w.(http.Flusher)
 	var deadline writeDeadline
-	if idle := p.opts.BodyIdleTimeout; idle > 0 && (res.Length < 0 || res.Length > smallBody) {
+	h2 := r.ProtoMajor == 2
+	if idle := p.opts.BodyIdleTimeout; idle > 0 && (h2 || res.Length < 0 || res.Length > smallBody) {
 		// Smaller answers fit into the buffers on the way: their client cannot hold anybody up.
-		if deadline, _ = w.(writeDeadline); deadline != nil {
+		// With HTTP/2 there is no such room, and a deadline that passes between two writes ends the stream: it is taken
+		// away after each but the last.
+		if deadline, _ = w.(writeDeadline); deadline != nil && !h2 {
 			defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }() // a closed connection needs none
 		}
 	}
@@ -584,8 +587,14 @@ func (p *Proxy) copyBody(s *state, w http.ResponseWriter, r *http.Request, res *
 			if err == nil && n < len(buf) && flusher != nil {
 				flusher.Flush()
 			}
+			if deadline != nil && h2 && err == nil {
+				_ = deadline.SetWriteDeadline(time.Time{}) // a stream that has ended needs none
+			}
 		}
 		if err == io.EOF {
+			if deadline != nil && h2 {
+				_ = deadline.SetWriteDeadline(time.Now().Add(p.opts.BodyIdleTimeout)) // for what net/http has not sent yet
+			}
 			if res.Length >= 0 && s.out < res.Length {
 				s.err = "the backend's answer ended early"
 				return false

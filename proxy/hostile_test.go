@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -123,5 +124,28 @@ func TestForgedHeader(t *testing.T) {
 		if h := <-got; h.Get("X-Jwt-Assertion") != "" || h.Get("X-Other") != "kept" {
 			t.Errorf("the backend got %v", h)
 		}
+	}
+}
+
+// TestQuietHTTP2Stream: the bound on a client that takes nothing is none on a backend that has nothing to say.
+func TestQuietHTTP2Stream(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "one")
+		w.(http.Flusher).Flush()
+		time.Sleep(300 * time.Millisecond)
+		_, _ = io.WriteString(w, "two")
+	}))
+	defer backend.Close()
+	cert, key, pool := certificate(t, t.TempDir(), "a")
+	g := start(t, Options{HTTPS: "127.0.0.1:0", CertFile: cert, KeyFile: key, BodyIdleTimeout: 100 * time.Millisecond}, anyAPI(single(backend.URL)))
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
+	defer tr.CloseIdleConnections()
+	res, err := (&http.Client{Transport: tr}).Get(g.tlsURL + "/a/1/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if b, err := io.ReadAll(res.Body); string(b) != "onetwo" || err != nil || res.ProtoMajor != 2 {
+		t.Errorf("%q %v over %s", b, err, res.Proto)
 	}
 }
