@@ -221,9 +221,9 @@ const labels32 = `gateway_labels = ["Production and Sandbox"]`
 var eventCases = []eventCase{
 	// --- asyncWebhooksData, opaqueAPIKeyInfo: see TestTopicsThatNobodyListensTo
 
-	// --- cacheInvalidation: nothing of the state, see TestCacheInvalidation for what is dropped
-	{sample: "cacheInvalidation-key", unchanged: "only cached validations are dropped"},
-	{sample: "cacheInvalidation-map-key", unchanged: "only cached validations are dropped"},
+	// --- cacheInvalidation
+	{sample: "cacheInvalidation-key", unchanged: "a cached validation is checked for revocations with each request", probes: []probe{productionProbe("200", "200")}},
+	{sample: "cacheInvalidation-map-key", unchanged: "as cacheInvalidation-key"},
 	{sample: "cacheInvalidation-resource", unchanged: "no decision about a resource is cached: routes are prepared when definitions arrive"},
 	{sample: "cacheInvalidation-resource-organization", unchanged: "as cacheInvalidation-resource"},
 	{sample: "cacheInvalidation-username", unchanged: "no result of basic authentication is cached"},
