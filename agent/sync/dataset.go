@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -353,7 +354,7 @@ func (d *dataset[K, R]) change(b *event.Base, k K, next func(cur *R) *R) outcome
 	}
 	doubtful := differs && d.ledger.doubtful(k, t)
 	if differs {
-		d.write(k, cur, row, origin{Kind: "event", At: now.UnixMilli(), ID: b.EventID}, t)
+		d.write(k, cur, row, origin{Kind: "event", At: now.UnixMilli(), ID: cmp.Or(b.EventID, d.w.message)}, t)
 	}
 	d.ledger.note(k, t, row == nil, now)
 	if doubtful {

@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -477,7 +478,7 @@ func (s *source) OnMessage(m event.Message) {
 		s.malformed(m.Topic, err)
 	}
 	for _, ev := range events {
-		s.dispatch(ev, now)
+		s.dispatch(ev, now, m.MessageID)
 	}
 }
 
@@ -538,13 +539,14 @@ func (s *source) malformed(topic string, err error) {
 	}
 }
 
-func (s *source) dispatch(ev event.Event, now time.Time) {
+// dispatch hands an event of the message id on.
+func (s *source) dispatch(ev event.Event, now time.Time, id string) {
 	e := s.e
 	switch ev := ev.(type) {
 	case event.ThrottleDecision:
 		if e.opt.Domains.Decide != nil {
 			e.opt.Domains.Decide(throttle.Decision{Key: ev.Key, Throttled: ev.Throttled, ExpiresAt: ev.ExpiresAt, Conditions: ev.Conditions,
-				Origin: throttle.Origin{Kind: "event", At: now.UnixMilli(), ID: ev.EventID}}, now.UnixMilli())
+				Origin: throttle.Origin{Kind: "event", At: now.UnixMilli(), ID: cmp.Or(ev.EventID, id)}}, now.UnixMilli())
 			e.dirty.Store(true)
 		}
 		s.count(ev.Type, applied)
@@ -576,7 +578,7 @@ func (s *source) dispatch(ev event.Event, now time.Time) {
 		s.count(base.Type, outDuplicate)
 		return
 	}
-	if dropped := w.in.push(item{event: ev, base: base, from: s, at: now}); dropped != nil {
+	if dropped := w.in.push(item{event: ev, base: base, from: s, at: now, message: id}); dropped != nil {
 		for i := range dropped {
 			dropped[i].from.count(dropped[i].base.Type, outDropped)
 		}

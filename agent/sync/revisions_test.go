@@ -347,3 +347,20 @@ func TestAPanicIsOfOneEventOrProject(t *testing.T) {
 		wantServed(t, r, "/api1/1.0.0 PUBLISHED", "/api2/1.0.0 PUBLISHED")
 	})
 }
+
+// A deny policy's event has no id of its own; the message's stands in, so that a refusal can be followed to it.
+func TestTheOriginNamesTheMessage(t *testing.T) {
+	run(t, func(o *Options) { o.Decode = event.Decode }, func(t *testing.T, r *rig) {
+		r.source.deliver(event.Message{Topic: event.TopicThrottleData, ContentType: "text/plain", MessageID: "ID:7f", Timestamp: r.m.now(), Body: []byte(
+			`{"event":{"payloadData":{"id":6,"blockingCondition":"API","conditionValue":"/a/1","state":"true","tenantDomain":"carbon.super"}}}`)})
+		settled(10 * time.Millisecond)
+		for _, c := range r.w.deny.all() {
+			if c.Origin.Kind != "event" || c.Origin.ID != "ID:7f" {
+				t.Errorf("origin %+v, want the message", c.Origin)
+			}
+		}
+		if len(r.w.deny.all()) != 1 {
+			t.Errorf("%d deny policies, want 1", len(r.w.deny.all()))
+		}
+	})
+}

@@ -15,6 +15,9 @@ type item struct {
 	base  event.Base
 	from  *source
 	at    time.Time
+	// message is the broker's name of the message. It stands in an origin where the event has no id: throttleData and
+	// keyManager have none.
+	message string
 }
 
 // inbox is the bounded queue of one worker. When it is full the backlog is dropped: the lists say it all in one.
@@ -73,6 +76,8 @@ type worker struct {
 	settle func()
 	done   func(*item, outcome)
 	kinds  []*kind
+	// message is that of the event that is being applied.
+	message string
 }
 
 func newWorker(name string, limit int) *worker {
@@ -108,6 +113,8 @@ func (w *worker) applied(it *item) (o outcome) {
 			}
 		}
 	}()
+	w.message = it.message
+	defer func() { w.message = "" }()
 	return w.apply(it)
 }
 
