@@ -2,6 +2,7 @@ package agent
 
 import (
 	"strings"
+	"time"
 
 	"gatehouse/agent/admin"
 	"gatehouse/agent/config"
@@ -49,6 +50,8 @@ func (a *Agent) buildProxy() error {
 		OnRefusal:      a.publishRefusal,
 		AccessLog:      a.opts.AccessLog,
 		DrainTimeout:   drainTimeout,
+		// Without a delay for load balancers to notice, nobody is about to send on an idle connection either.
+		DrainPause: max(min(cfg.Gateway.DrainDelay.Std(), 500*time.Millisecond), time.Millisecond),
 		Log:            a.part("proxy"),
 		Registry:       a.registry,
 	}
