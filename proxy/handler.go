@@ -406,6 +406,12 @@ func (p *Proxy) refuse(s *state, w http.ResponseWriter, r *http.Request, f *pipe
 	if p.draining.Load() && r.ProtoMajor == 1 {
 		h["Connection"] = []string{"close"}
 	}
+	if r.ProtoMajor == 1 && r.ContentLength != 0 && p.opts.BodyIdleTimeout > 0 {
+		// net/http reads the rest of a small body before it answers: not for ever.
+		if d, ok := w.(readDeadline); ok {
+			_ = d.SetReadDeadline(time.Now().Add(p.opts.BodyIdleTimeout)) // on a closed connection the read fails
+		}
+	}
 	w.WriteHeader(b.Status)
 	s.x.Status = b.Status
 	if r.Method != http.MethodHead && len(b.Content) > 0 {

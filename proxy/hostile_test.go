@@ -149,3 +149,18 @@ func TestQuietHTTP2Stream(t *testing.T) {
 		t.Errorf("%q %v over %s", b, err, res.Proto)
 	}
 }
+
+// TestRefusedClientThatSendsNoBody: net/http reads a body that was announced before it sends the answer.
+func TestRefusedClientThatSendsNoBody(t *testing.T) {
+	g := start(t, Options{BodyIdleTimeout: 100 * time.Millisecond}, anyAPI(single("http://127.0.0.1:1")))
+	c, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_, _ = io.WriteString(c, "POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n")
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		t.Errorf("the connection is held: %v", err)
+	}
+}
