@@ -52,8 +52,8 @@ func (a *Agent) buildProxy() error {
 		DrainTimeout:   drainTimeout,
 		// Without a delay for load balancers to notice, nobody is about to send on an idle connection either.
 		DrainPause: max(min(cfg.Gateway.DrainDelay.Std(), 500*time.Millisecond), time.Millisecond),
-		Log:            a.part("proxy"),
-		Registry:       a.registry,
+		Log:        a.part("proxy"),
+		Registry:   a.registry,
 	}
 	if cfg.APIM.JWT.Enable {
 		// Backends believe it to be the gateway's word.
