@@ -134,7 +134,8 @@ func connect(url string) (publisher, error) {
 }
 
 // run publishes rate events a second of a lane until the time is over, evenly over each hundredth of a second, and
-// returns how many. It falls behind where the broker or this process cannot keep up, and never tries to make up for more than a tenth of a second.
+// counts them. It falls behind where the broker or this process cannot keep up, and never tries to make up for more than a
+// tenth of a second.
 func (l lane) run(ctx context.Context, p publisher, rate int, lasting time.Duration, count func(n int)) error {
 	const tick = 10 * time.Millisecond
 	var body []byte
@@ -150,6 +151,7 @@ func (l lane) run(ctx context.Context, p publisher, rate int, lasting time.Durat
 			began = began.Add(time.Duration(float64(due-sent-burst) / float64(rate) * float64(time.Second)))
 			lasting -= time.Duration(float64(due-sent-burst) / float64(rate) * float64(time.Second))
 		}
+		count(burst) // before: a backlog is never shown smaller than it is
 		for range burst {
 			at := time.Now().UnixMilli()
 			body = l.event(body[:0], sent, at)
@@ -158,10 +160,7 @@ func (l lane) run(ctx context.Context, p publisher, rate int, lasting time.Durat
 			}
 			sent++
 		}
-		count(burst)
-		if l.topic != "" {
-			time.Sleep(tick - time.Since(began)%tick)
-		}
+		time.Sleep(tick - time.Since(began)%tick)
 	}
 }
 
@@ -210,14 +209,13 @@ func benchEvents(t *testing.T, p plan, program, eventHub string, rate int) {
 			}
 		})
 	}
-	published1 := make(chan struct{})
+	finished := make(chan struct{})
 	go func() {
 		group.Wait()
-		close(published1)
+		close(finished)
 	}()
 	var looks []look
 	see := func() (applied int) {
-		// What is published is read first, so that the backlog is never shown too small by what came in between.
 		n := sent()
 		s := g.state()
 		applied = int(s.hub.EventsApplied - before.hub.EventsApplied + s.ignored() - before.ignored())
@@ -228,12 +226,13 @@ func benchEvents(t *testing.T, p plan, program, eventHub string, rate int) {
 	defer ticker.Stop()
 	for publishing := true; publishing; {
 		select {
-		case <-published1:
+		case <-finished:
 			publishing = false
 		case <-ticker.C:
 			see()
 		}
 	}
+	see()
 	during := looks
 	over := time.Now()
 	took := over.Sub(began)
@@ -250,9 +249,11 @@ func benchEvents(t *testing.T, p plan, program, eventHub string, rate int) {
 	say(t, "%d events published in %.2f s: %.0f a second (%d asked for); all applied %.2f s after the last was with the broker", total, took.Seconds(), achieved, rate, late.Seconds())
 	say(t, "  processor time: gateway %.2f s, %.1f µs an event, %.0f %% of one core; publishers, emulated API Manager (and NATS server) %.2f s; memory: %s",
 		spent.Seconds(), float64(spent.Microseconds())/float64(total), 100*spent.Seconds()/(took+late).Seconds(), ownSpent.Seconds(), g.memory())
-	first, last := backlog(during[:len(during)/3+1]), backlog(during[len(during)-len(during)/3-1:])
-	say(t, "  published, not yet applied: mean %.0f in the first third, %.0f in the last third, at most %d; queue of the gateway at most %d; ignored: %v",
-		first, last, most(during, func(l look) int { return l.published - l.applied }), most(during, func(l look) int { return l.queued }), after.hub.EventsIgnored)
+	open := func(l look) int { return l.published - l.applied }
+	ending := during[len(during)-len(during)/3-1:]
+	first, last, lowest := backlog(during[:len(during)/3+1]), backlog(ending), -most(ending, func(l look) int { return -open(l) })
+	say(t, "  published, not yet applied: mean %.0f in the first third, %.0f in the last third (lowest %d), at most %d; queue of the gateway at most %d; ignored: %v",
+		first, last, lowest, most(during, open), most(during, func(l look) int { return l.queued }), after.hub.EventsIgnored)
 
 	if applied != total {
 		t.Errorf("%d of %d events were applied; ignored: %v", applied, total, after.hub.EventsIgnored)
@@ -260,15 +261,16 @@ func benchEvents(t *testing.T, p plan, program, eventHub string, rate int) {
 	if late > p.catchUp {
 		t.Errorf("the last event was applied %.2f s after it was published, more than %s", late.Seconds(), p.catchUp)
 	}
-	if planned().denyP50 == 0 {
+	if p.denyP50 == 0 { // the short run judges no speed
 		return
 	}
 	if achieved < 0.98*float64(rate) {
 		t.Errorf("only %.0f events a second could be published, not %d", achieved, rate)
 	}
-	// A queue that grows by one in a hundred events has grown by a tenth of a second's events between the two thirds.
-	if growth := last - first; growth > float64(rate)/10 {
-		t.Errorf("the backlog grows: from %.0f to %.0f events", first, last)
+	// Whatever else runs on the machine makes a backlog that goes away again. One that grows, be it by one event in a
+	// hundred, has a tenth of a second's events in the last third that never go.
+	if lowest > rate/10 {
+		t.Errorf("the backlog grows: from %.0f to %.0f events, and never below %d in the last third", first, last, lowest)
 	}
 }
 
@@ -281,7 +283,9 @@ func backlog(looks []look) float64 {
 	return float64(sum) / float64(max(len(looks), 1))
 }
 
-func most(looks []look, f func(look) int) (n int) {
+// most is the largest value of f.
+func most(looks []look, f func(look) int) int {
+	n := f(looks[0])
 	for _, l := range looks {
 		n = max(n, f(l))
 	}
