@@ -6,139 +6,146 @@ import (
 )
 
 // index finds rows by a hash of something inside them. The key is not copied, it is read from the row: an entry costs one
-// pointer and one byte. Readers take no lock. Several rows may have one hash, or even one key: the reader walks them with
-// a cursor and picks.
+// pointer and the hash. Readers take no lock. Several rows may have one hash, or even one key: the reader walks them with
+// a cursor and picks. Where no two keys have one hash (exact), the row itself need not be looked at to find it.
 //
-// The table is made of buckets of a cache line each. A bucket that is full flows over into the next one and says so in
-// its last byte. Writers are serialised by the table that owns the index; they publish a row before its tag, so a reader
-// that sees a tag sees a row. A reader that races with the reuse of a place may be handed a row of another key, and
-// rejects it because it always compares the key.
+// The table is made of buckets of a cache line each, so that a look-up waits for memory once. A bucket that is full flows
+// over into the next one and says so in a bit map that fits a near cache. Writers are serialised by the table that owns the
+// index. They publish a row before its hash and take the hash away before the row, and a reader looks at the hash again
+// after it has the row: so it never takes a row for one whose place was used anew in between.
 type index[R any] struct {
-	hash    func(*R) (h uint64, in bool) // in false: the row does not stand in this index
-	buckets atomic.Pointer[[]bucket[R]]
-	live    int // rows; writers only
-	churn   int // inserts since the table was made; writers only
+	hash  func(*R) (h uint64, in bool) // in false: the row does not stand in this index
+	table atomic.Pointer[table[R]]
+	live  int // rows; writers only
+	churn int // inserts since the table was made; writers only
 }
 
-// bucket is 64 bytes: a tag of each place, 0 where it is free, and the rows.
+// table is one generation of an index.
+type table[R any] struct {
+	buckets []bucket[R]
+	over    []atomic.Uint64 // a bit for each bucket that has flowed over
+}
+
+// bucket is 64 bytes: hashes, 0 where the place is free, and rows.
 type bucket[R any] struct {
-	tags atomic.Uint64 // the topmost byte is flowedOver
-	rows [places]atomic.Pointer[R]
+	hashes [places]atomic.Uint64
+	rows   [places]atomic.Pointer[R]
 }
 
 const (
-	places     = 7
+	places     = 4
 	minBuckets = 2
-	lows       = 0x0001010101010101
-	highs      = 0x0080808080808080
-	flowedOver = 1 << 56
 )
 
 // bucketsFor returns a table size in which n rows fill six places of ten.
 func bucketsFor(n int) int { return max(minBuckets, n*10/(places*6)+1) }
 
+func newTableOf[R any](rows int) *table[R] {
+	n := bucketsFor(rows)
+	return &table[R]{buckets: make([]bucket[R], n), over: make([]atomic.Uint64, n/64+1)}
+}
+
 func newIndex[R any](rows int, hash func(*R) (uint64, bool)) *index[R] {
 	x := &index[R]{hash: hash}
-	b := make([]bucket[R], bucketsFor(rows))
-	x.buckets.Store(&b)
+	x.table.Store(newTableOf[R](rows))
 	return x
 }
 
-// tagOf is a byte of the hash that the choice of the bucket does not use, and never 0.
-func tagOf(h uint64) uint64 { return max(h>>56, 1) }
+// entry is the hash as it is kept: never 0.
+func entry(h uint64) uint64 { return max(h, 1) }
 
-func home(h uint64, buckets int) int {
-	hi, _ := bits.Mul64(h<<8, uint64(buckets))
+func (t *table[R]) home(h uint64) int {
+	hi, _ := bits.Mul64(h, uint64(len(t.buckets)))
 	return int(hi)
 }
 
-// cursor walks the rows that may have the hash.
+func (t *table[R]) flowedOver(at int) bool { return t.over[at/64].Load()>>(at%64)&1 != 0 }
+
+// after returns the bucket that one flows over into.
+func (t *table[R]) after(at int) int {
+	if at++; at < len(t.buckets) {
+		return at
+	}
+	return 0
+}
+
+// cursor walks the rows that have the hash.
 type cursor[R any] struct {
-	buckets []bucket[R]
-	tag     uint64 // in each of the seven bytes
-	at      int
-	left    int    // buckets not yet looked at
-	found   uint64 // bits of the places to look at in the bucket before at
-	more    bool
+	table     *table[R]
+	hash      uint64
+	at, place int
+	left      int // buckets not yet done with
 }
 
 func (x *index[R]) rows(h uint64) cursor[R] {
-	b := *x.buckets.Load()
-	return cursor[R]{buckets: b, tag: tagOf(h) * lows, at: home(h, len(b)), left: len(b), more: true, found: 0}
+	t, h := x.table.Load(), entry(h)
+	return cursor[R]{table: t, hash: h, at: t.home(h), left: len(t.buckets)}
 }
 
-// next returns the next row that may have the hash, nil at the end. The caller compares the key.
+// next returns the next row that has the hash, nil at the end. Unless the hash is exact the caller compares the key.
 func (c *cursor[R]) next() *R {
-	for {
-		for c.found != 0 {
-			i := bits.TrailingZeros64(c.found) / 8
-			c.found &= c.found - 1
-			if r := c.buckets[c.at].rows[i].Load(); r != nil {
+	for c.left > 0 {
+		b := &c.table.buckets[c.at]
+		for c.place < places {
+			i := c.place
+			c.place++
+			if b.hashes[i].Load() != c.hash {
+				continue
+			}
+			if r := b.rows[i].Load(); r != nil && b.hashes[i].Load() == c.hash {
 				return r
 			}
 		}
-		if !c.more || c.left == 0 {
+		if !c.table.flowedOver(c.at) {
+			c.left = 0
 			return nil
 		}
-		if c.left < len(c.buckets) {
-			c.at++
-			if c.at == len(c.buckets) {
-				c.at = 0
-			}
-		}
+		c.at, c.place = c.table.after(c.at), 0
 		c.left--
-		tags := c.buckets[c.at].tags.Load()
-		d := tags ^ c.tag
-		c.found = (d - lows) &^ d & highs
-		c.more = tags >= flowedOver
 	}
+	return nil
 }
 
 // insert adds a row that stands in this index.
 func (x *index[R]) insert(h uint64, r *R) {
-	b := *x.buckets.Load()
-	if x.live+1 > len(b)*places*8/10 || x.churn > 8*len(b)*places {
-		b = x.rebuild()
+	t := x.table.Load()
+	if n := len(t.buckets) * places; x.live+1 > n*8/10 || x.churn > 8*n {
+		t = x.rebuild()
 	}
-	place(b, h, r)
+	t.put(entry(h), r)
 	x.live++
 	x.churn++
 }
 
-func place[R any](table []bucket[R], h uint64, r *R) {
-	for at := home(h, len(table)); ; {
-		b := &table[at]
-		tags := b.tags.Load()
+func (t *table[R]) put(h uint64, r *R) {
+	for at := t.home(h); ; at = t.after(at) {
+		b := &t.buckets[at]
 		for i := range places {
-			if byte(tags>>(8*i)) == 0 {
+			if b.hashes[i].Load() == 0 {
 				b.rows[i].Store(r)
-				b.tags.Store(tags | tagOf(h)<<(8*i))
+				b.hashes[i].Store(h)
 				return
 			}
 		}
-		b.tags.Store(tags | flowedOver)
-		if at++; at == len(table) {
-			at = 0
+		if word := &t.over[at/64]; word.Load()>>(at%64)&1 == 0 {
+			word.Store(word.Load() | 1<<(at%64))
 		}
 	}
 }
 
 // find returns the bucket and the place of a row, nil when it is not there.
 func (x *index[R]) find(h uint64, r *R) (*bucket[R], int) {
-	table := *x.buckets.Load()
-	for at, left := home(h, len(table)), len(table); left > 0; left-- {
-		b := &table[at]
-		tags := b.tags.Load()
+	t := x.table.Load()
+	h = entry(h)
+	for at, left := t.home(h), len(t.buckets); left > 0; at, left = t.after(at), left-1 {
+		b := &t.buckets[at]
 		for i := range places {
-			if uint64(byte(tags>>(8*i))) == tagOf(h) && b.rows[i].Load() == r {
+			if b.hashes[i].Load() == h && b.rows[i].Load() == r {
 				return b, i
 			}
 		}
-		if tags < flowedOver {
+		if !t.flowedOver(at) {
 			return nil, 0
-		}
-		if at++; at == len(table) {
-			at = 0
 		}
 	}
 	return nil, 0
@@ -156,38 +163,38 @@ func (x *index[R]) remove(h uint64, r *R) {
 	if b == nil {
 		return
 	}
-	b.tags.Store(b.tags.Load() &^ (0xff << (8 * i)))
+	b.hashes[i].Store(0)
 	b.rows[i].Store(nil)
 	x.live--
-	if n := len(*x.buckets.Load()); n > 4*minBuckets && x.live*8 < n*places {
+	if n := len(x.table.Load().buckets); n > 4*minBuckets && x.live*8 < n*places {
 		x.rebuild()
 	}
 }
 
 // rebuild makes a table with room for half as many rows again, in which nothing has flowed over needlessly. Readers go on
 // in the old one, which does not change any more.
-func (x *index[R]) rebuild() []bucket[R] {
-	old := *x.buckets.Load()
-	table := make([]bucket[R], bucketsFor(x.live+x.live/2))
-	for i := range old {
+func (x *index[R]) rebuild() *table[R] {
+	t := newTableOf[R](x.live + x.live/2)
+	old := x.table.Load()
+	for i := range old.buckets {
+		b := &old.buckets[i]
 		for j := range places {
-			if r := old[i].rows[j].Load(); r != nil {
-				h, _ := x.hash(r)
-				place(table, h, r)
+			if h := b.hashes[j].Load(); h != 0 {
+				t.put(h, b.rows[j].Load())
 			}
 		}
 	}
 	x.churn = 0
-	x.buckets.Store(&table)
-	return table
+	x.table.Store(t)
+	return t
 }
 
 // all yields every row.
 func (x *index[R]) all(yield func(*R) bool) {
-	table := *x.buckets.Load()
-	for i := range table {
+	t := x.table.Load()
+	for i := range t.buckets {
 		for j := range places {
-			if r := table[i].rows[j].Load(); r != nil && !yield(r) {
+			if r := t.buckets[i].rows[j].Load(); r != nil && !yield(r) {
 				return
 			}
 		}

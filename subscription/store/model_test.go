@@ -317,7 +317,7 @@ func TestTableAgainstMap(t *testing.T) {
 				}
 				v := tab.view.Load()
 				for _, x := range append([]*index[subscription.Subscription]{v.primary}, v.secondary...) {
-					if n := len(*x.buckets.Load()) * places; n > 20*(x.live+places) {
+					if n := len(x.table.Load().buckets) * places; n > 20*(x.live+places) {
 						t.Fatalf("%d places for %d rows", n, x.live)
 					}
 				}

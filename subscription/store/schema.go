@@ -7,13 +7,17 @@ import (
 	"gatehouse/subscription"
 )
 
-// hashID spreads a number over 64 bits (the finaliser of SplitMix64).
+// hashID spreads a number over 64 bits (the finaliser of SplitMix64). No two numbers have one hash; but 0 and 1 are kept as
+// one, see exact.
 func hashID(id int64) uint64 {
 	z := uint64(id) + 0x9e3779b97f4a7c15
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
 	z = (z ^ z>>27) * 0x94d049bb133111eb
 	return z ^ z>>31
 }
+
+// exact reports whether a hash by hashID stands for one number alone, so that the row need not be read to compare it.
+func exact(h uint64) bool { return h > 1 }
 
 func hashIDs(app, api int64) uint64 { return hashID(int64(hashID(app)) + api) }
 
@@ -40,9 +44,10 @@ func (s *Store) findMapping(v *view[subscription.KeyMapping], consumerKey, keyMa
 }
 
 func findApplication(v *view[subscription.Application], id int64) *subscription.Application {
-	c := v.primary.rows(hashID(id))
+	h := hashID(id)
+	c := v.primary.rows(h)
 	for a := c.next(); a != nil; a = c.next() {
-		if a.ID == id {
+		if exact(h) || a.ID == id {
 			return a
 		}
 	}
@@ -50,9 +55,10 @@ func findApplication(v *view[subscription.Application], id int64) *subscription.
 }
 
 func findSubscription(v *view[subscription.Subscription], id int64) *subscription.Subscription {
-	c := v.primary.rows(hashID(id))
+	h := hashID(id)
+	c := v.primary.rows(h)
 	for r := c.next(); r != nil; r = c.next() {
-		if r.ID == id {
+		if exact(h) || r.ID == id {
 			return r
 		}
 	}
