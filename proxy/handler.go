@@ -71,7 +71,7 @@ type requestBody struct {
 	max      int64 // 0: none
 	idle     time.Duration
 	mu       sync.Mutex
-	deadline readDeadline // under mu; nil: no bound, or the request has ended
+	deadline readDeadline // under mu; nil: no bound, or none any more
 	n        atomic.Int64
 	tooLarge atomic.Bool
 	slow     atomic.Bool
@@ -137,8 +137,9 @@ func (b *requestBody) setDeadline(on bool) bool {
 	return true
 }
 
-// end is called before the handler returns: from then on the connection is net/http's alone, though an upload may still
-// read.
+// end takes the bound away for good: when the backend has begun its answer, because the silence of the client may then be
+// a part of the talk between the two, and before the handler returns, because from then on the connection is net/http's
+// alone, though an upload may still read.
 func (b *requestBody) end() {
 	b.setDeadline(false)
 	b.mu.Lock()
@@ -462,6 +463,9 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	x.Backend = s.res.Host
 	if err != nil {
 		return p.failed(s, w, r, err)
+	}
+	if s.body != nil {
+		s.body.end()
 	}
 	res := &s.res
 	s.upstreamStatus = res.Status

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -163,4 +164,36 @@ func TestRefusedClientThatSendsNoBody(t *testing.T) {
 	if _, err := io.Copy(io.Discard, c); err != nil {
 		t.Errorf("the connection is held: %v", err)
 	}
+}
+
+// TestQuietClientOfARunningAnswer: once the backend answers, when the client speaks next is between the two of them.
+func TestQuietClientOfARunningAnswer(t *testing.T) {
+	both(t, func(t *testing.T, o Options) {
+		backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			_, _ = io.WriteString(w, "hi ")
+			w.(http.Flusher).Flush()
+			b, err := io.ReadAll(r.Body)
+			fmt.Fprintf(w, "%s %v", b, err)
+		}))
+		defer backend.Close()
+		o.BodyIdleTimeout = 150 * time.Millisecond
+		g := start(t, o, anyAPI(single(backend.URL)))
+		pr, pw := io.Pipe()
+		go func() { _, _ = io.WriteString(pw, "one ") }()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		req, _ := http.NewRequestWithContext(ctx, "POST", g.url+"/a/1/x", pr)
+		res, err := g.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		time.Sleep(500 * time.Millisecond)
+		_, _ = io.WriteString(pw, "two")
+		pw.Close()
+		if b, err := io.ReadAll(res.Body); string(b) != "hi one two <nil>" || err != nil {
+			t.Errorf("%q %v", b, err)
+		}
+	})
 }
