@@ -155,6 +155,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.metrics.active.Add(-1)
 	if s.body != nil {
 		s.body.end()
+		p.boundRest(w, r)
 	}
 	s.reset()
 	p.states.Put(s)
@@ -187,6 +188,7 @@ func (p *Proxy) serve(s *state, w http.ResponseWriter, r *http.Request) (abort b
 	raw, query := target(r)
 	x.Path, x.Query = raw, query
 	if raw == "/health" && !p.opts.NoHealth && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		p.boundRest(w, r)
 		p.health(w, s)
 		return false
 	}
@@ -358,6 +360,7 @@ func (p *Proxy) health(w http.ResponseWriter, s *state) {
 // finishPlain answers without a body.
 func (s *state) finishPlain(p *Proxy, w http.ResponseWriter, r *http.Request, status int) {
 	w.Header()["X-Request-Id"] = s.ids
+	p.boundRest(w, r)
 	w.WriteHeader(status)
 	s.x.Allowed, s.x.Status = true, status
 	p.finish(s, r)
@@ -407,12 +410,7 @@ func (p *Proxy) refuse(s *state, w http.ResponseWriter, r *http.Request, f *pipe
 	if p.draining.Load() && r.ProtoMajor == 1 {
 		h["Connection"] = []string{"close"}
 	}
-	if r.ProtoMajor == 1 && r.ContentLength != 0 && p.opts.BodyIdleTimeout > 0 {
-		// net/http reads the rest of a small body before it answers: not for ever.
-		if d, ok := w.(readDeadline); ok {
-			_ = d.SetReadDeadline(time.Now().Add(p.opts.BodyIdleTimeout)) // on a closed connection the read fails
-		}
-	}
+	p.boundRest(w, r)
 	w.WriteHeader(b.Status)
 	s.x.Status = b.Status
 	if r.Method != http.MethodHead && len(b.Content) > 0 {
@@ -421,6 +419,17 @@ func (p *Proxy) refuse(s *state, w http.ResponseWriter, r *http.Request, f *pipe
 	}
 	p.finish(s, r)
 	return false
+}
+
+// boundRest bounds the wait for what the client has not sent of its body: with HTTP/1, net/http reads a small rest before
+// it answers, or before the next request, for which it sets its own bound.
+func (p *Proxy) boundRest(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 1 || r.ContentLength == 0 || p.opts.BodyIdleTimeout <= 0 {
+		return
+	}
+	if d, ok := w.(readDeadline); ok {
+		_ = d.SetReadDeadline(time.Now().Add(p.opts.BodyIdleTimeout)) // on a closed connection the read fails
+	}
 }
 
 // forward sends the request to the backend and streams the answer back.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -31,7 +32,8 @@ type Conn struct {
 	state    state
 	bad      bool // a request is refused; status says how, 0 within a body
 	status   int
-	held     byte // the first byte of the bad line
+	broken   error // a body was given up
+	held     byte  // the first byte of the bad line
 	answered bool
 	begun    bool   // a request came before: what looks like the preface of HTTP/2 is none
 	line     []byte // of the current line, what was read before; only where it spans reads
@@ -73,7 +75,15 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.bad {
 		return c.end(p)
 	}
+	if c.broken != nil {
+		return 0, c.broken
+	}
 	n, err := c.Conn.Read(p)
+	if n == 0 && len(p) > 1 && c.within() && errors.Is(err, os.ErrDeadlineExceeded) {
+		// The wait for the rest of a body is given up. net/http may keep the connection all the same, and what comes of the
+		// body later would be the next request to it. (Reads of a single byte are its watch over the client, which ends so.)
+		c.broken = err
+	}
 	if n == 0 || c.state == through {
 		return n, err
 	}
@@ -91,6 +101,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	return c.end(p)
 }
+
+// within says whether a body is not whole yet.
+func (c *Conn) within() bool { return c.state != inHeader && c.state != through }
 
 // end answers a bad request and ends the connection. net/http reads a single byte while a handler runs, to see a client
 // that goes away: that must not be taken for the time to answer, so it gets a byte of the bad line.
