@@ -578,15 +578,11 @@ func (p *Proxy) copyBody(s *state, w http.ResponseWriter, r *http.Request, res *
 	defer p.copies.Put(bp)
 	buf := *bp
 	flusher, _ := w.(http.Flusher)
+	// The connection bounds each write by itself (bounded). A stream of HTTP/2 also waits for its window, and a deadline of
+	// its that passes between two writes ends it: it is taken away after each but the last.
 	var deadline writeDeadline
-	h2 := r.ProtoMajor == 2
-	if idle := p.opts.BodyIdleTimeout; idle > 0 && (h2 || res.Length < 0 || res.Length > smallBody) {
-		// Smaller answers fit into the buffers on the way: their client cannot hold anybody up.
-		// With HTTP/2 there is no such room, and a deadline that passes between two writes ends the stream: it is taken
-		// away after each but the last.
-		if deadline, _ = w.(writeDeadline); deadline != nil && !h2 {
-			defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }() // a closed connection needs none
-		}
+	if p.opts.BodyIdleTimeout > 0 && r.ProtoMajor == 2 {
+		deadline, _ = w.(writeDeadline)
 	}
 	for {
 		n, err := res.Body.Read(buf)
@@ -606,12 +602,12 @@ func (p *Proxy) copyBody(s *state, w http.ResponseWriter, r *http.Request, res *
 			if err == nil && n < len(buf) && flusher != nil {
 				flusher.Flush()
 			}
-			if deadline != nil && h2 && err == nil {
+			if deadline != nil && err == nil {
 				_ = deadline.SetWriteDeadline(time.Time{}) // a stream that has ended needs none
 			}
 		}
 		if err == io.EOF {
-			if deadline != nil && h2 {
+			if deadline != nil {
 				_ = deadline.SetWriteDeadline(time.Now().Add(p.opts.BodyIdleTimeout)) // for what net/http has not sent yet
 			}
 			if res.Length >= 0 && s.out < res.Length {

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -213,4 +215,37 @@ func TestQuietClientOfARunningAnswer(t *testing.T) {
 			t.Errorf("%q %v", b, err)
 		}
 	})
+}
+
+// TestClientThatNeverReads: one that sends request after request and reads no answer holds nothing for ever, however
+// small the answers are.
+func TestClientThatNeverReads(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 30_000)) }))
+	defer backend.Close()
+	cert, key, pool := certificate(t, t.TempDir(), "a")
+	g := start(t, Options{HTTPS: "127.0.0.1:0", CertFile: cert, KeyFile: key, BodyIdleTimeout: 200 * time.Millisecond}, anyAPI(single(backend.URL)))
+	for name, dial := range map[string]func() (net.Conn, error){
+		"plain": func() (net.Conn, error) { return net.Dial("tcp", strings.TrimPrefix(g.url, "http://")) },
+		"tls": func() (net.Conn, error) {
+			return tls.Dial("tcp", strings.TrimPrefix(g.tlsURL, "https://"), &tls.Config{RootCAs: pool})
+		},
+	} {
+		for kind, path := range map[string]string{"answers": "/a/1/x", "refusals": "/nothing"} {
+			t.Run(name+" "+kind, func(t *testing.T) {
+				c, err := dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+				request := strings.Repeat("GET "+path+" HTTP/1.1\r\nHost: h\r\n\r\n", 1000)
+				for err == nil {
+					_, err = io.WriteString(c, request)
+				}
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Error("the connection is held")
+				}
+			})
+		}
+	}
 }

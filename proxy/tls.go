@@ -26,7 +26,7 @@ func (g guarded) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return g.p.guard(c), nil
+	return g.p.guard(g.p.bound(c)), nil
 }
 
 func (p *Proxy) guard(c net.Conn) *guard.Conn {
@@ -91,7 +91,7 @@ func (h *handshaker) run() error {
 			return err
 		}
 		wait = 0
-		h.wg.Go(func() { h.shake(tls.Server(c, conf)) })
+		h.wg.Go(func() { h.shake(tls.Server(h.p.bound(c), conf)) })
 	}
 }
 
