@@ -3,12 +3,14 @@ package proxy
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +43,7 @@ type state struct {
 	out                     int64
 	upstreamStatus          int
 	err                     string
+	wrote                   bool // the status of the answer is out
 }
 
 func newState() *state { return &state{fault: make([]byte, 0, 512)} }
@@ -151,18 +154,43 @@ func (b *requestBody) end() {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := p.states.Get().(*state)
 	p.metrics.active.Add(1)
-	abort := p.serve(s, w, r)
-	p.metrics.active.Add(-1)
+	defer p.metrics.active.Add(-1)
+	abort, faulted := p.serveSafely(s, w, r)
 	if s.body != nil {
 		s.body.end()
 		p.boundRest(w, r)
 	}
-	s.reset()
-	p.states.Put(s)
+	if !faulted {
+		s.reset()
+		p.states.Put(s)
+	}
 	if abort {
 		// The answer cannot be ended in order: the client must see that it is not whole.
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// serveSafely serves a request and takes care of a panic, a fault of the gateway itself: it is counted, told to the operator,
+// and answered where nothing was sent yet.
+func (p *Proxy) serveSafely(s *state, w http.ResponseWriter, r *http.Request) (abort, faulted bool) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		p.metrics.panics.Inc()
+		p.opts.Log.Error().Str("request_id", s.x.RequestID).Str("detail", fmt.Sprint(v)).Bytes("stack", debug.Stack()).Msg("a request ended in a fault of the gateway")
+		abort, faulted = true, true
+		if s.wrote {
+			return
+		}
+		defer func() { _ = recover() }() // what is broken may break the refusal too: then the connection ends
+		clear(w.Header())
+		f := fault.Of(fault.General)
+		f.Status, f.RetryAfter = http.StatusInternalServerError, 0
+		abort = p.refuse(s, w, r, s.x.Refuse(pipeline.StepLimits, f, "a fault of the gateway: see its log"))
+	}()
+	return p.serve(s, w, r), false
 }
 
 func (p *Proxy) serve(s *state, w http.ResponseWriter, r *http.Request) (abort bool) {
@@ -353,6 +381,7 @@ func (p *Proxy) health(w http.ResponseWriter, s *state) {
 	h["Content-Type"] = []string{"application/json"}
 	h["Cache-Control"] = []string{"no-store"}
 	h["X-Request-Id"] = s.ids
+	s.wrote = true
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, body) // a client that went away needs no answer
 }
@@ -361,6 +390,7 @@ func (p *Proxy) health(w http.ResponseWriter, s *state) {
 func (s *state) finishPlain(p *Proxy, w http.ResponseWriter, r *http.Request, status int) {
 	w.Header()["X-Request-Id"] = s.ids
 	p.boundRest(w, r)
+	s.wrote = true
 	w.WriteHeader(status)
 	s.x.Allowed, s.x.Status = true, status
 	p.finish(s, r)
@@ -411,6 +441,7 @@ func (p *Proxy) refuse(s *state, w http.ResponseWriter, r *http.Request, f *pipe
 		h["Connection"] = []string{"close"}
 	}
 	p.boundRest(w, r)
+	s.wrote = true
 	w.WriteHeader(b.Status)
 	s.x.Status = b.Status
 	if r.Method != http.MethodHead && len(b.Content) > 0 {
@@ -495,6 +526,7 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	if len(res.Announced) > 0 {
 		h["Trailer"] = res.Announced
 	}
+	s.wrote = true
 	w.WriteHeader(res.Status)
 	whole := p.copyBody(s, w, r, res)
 	_ = res.Body.Close()

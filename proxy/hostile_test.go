@@ -16,7 +16,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
+
 	"gatehouse/proxy/definition"
+	"gatehouse/proxy/stage"
+	"gatehouse/throttle"
 )
 
 // TestTracesKeepLittleOfLargeRequests: anybody can fill the ring of refused requests; what he sends must not stay.
@@ -249,3 +255,29 @@ func TestClientThatNeverReads(t *testing.T) {
 		}
 	}
 }
+
+// TestPanicIsAnswered: a fault of ours is one refused request, not a broken connection and a gauge that never falls.
+func TestPanicIsAnswered(t *testing.T) {
+	var log syncBuffer
+	r := prometheus.NewRegistry()
+	d := &domains{}
+	g := start(t, Options{Registry: r, Log: zerolog.New(&log), Domains: stage.Domains{Denier: faulty{}, Throttler: d}}, anyAPI(single("http://127.0.0.1:1")))
+	res, body := do(t, g, "GET", "/a/1/x", "X-Request-Id: the-id")
+	if res.StatusCode != 500 || !strings.Contains(body, "900900") || res.Header.Get("X-Request-Id") != "the-id" {
+		t.Errorf("%d %v %s", res.StatusCode, res.Header, body)
+	}
+	eventually(t, func() bool { return g.metrics.active.Load() == 0 }, func() string { return "requests are still counted as running" })
+	if n := testutil.ToFloat64(g.metrics.panics); n != 1 {
+		t.Errorf("%v panics counted", n)
+	}
+	if l := log.String(); strings.Count(l, "the-id") != 1 || strings.Count(l, "out of its mind") != 1 {
+		t.Errorf("logged %s", l)
+	}
+	eventually(t, func() bool { return strings.Contains(g.log.String(), `"status":500`) }, func() string { return "no line in the access log: " + g.log.String() })
+}
+
+type faulty struct{}
+
+func (faulty) DenyAnonymous(*throttle.Request) *throttle.DenyCondition { panic("out of its mind") }
+
+func (faulty) DenyIdentified(*throttle.Request) *throttle.DenyCondition { return nil }
