@@ -60,7 +60,7 @@ func (r *Registry) Authenticate(ctx context.Context, c keymanager.Credential) (t
 				e = r.verified.Get(key.With(chosen.revision))
 			}
 			if e != nil && e.manager == chosen {
-				if t, refusal, ok := r.again(e, now); ok {
+				if t, refusal, ok := r.again(e, tenant, now); ok {
 					if refusal != nil {
 						return nil, true, refusal
 					}
@@ -80,7 +80,7 @@ func (r *Registry) Authenticate(ctx context.Context, c keymanager.Credential) (t
 }
 
 // again looks at a token that was verified before; ok is false when it must be verified anew.
-func (r *Registry) again(e *verified, now time.Time) (t *keymanager.Token, refusal *keymanager.Refusal, ok bool) {
+func (r *Registry) again(e *verified, tenant string, now time.Time) (t *keymanager.Token, refusal *keymanager.Refusal, ok bool) {
 	ms := now.UnixMilli()
 	if ms >= e.until {
 		if e.token.ExpiresAt == 0 {
@@ -99,7 +99,7 @@ func (r *Registry) again(e *verified, now time.Time) (t *keymanager.Token, refus
 		}
 		e.set.Store(set)
 	}
-	if by, yes := r.opts.Revocations.RevokedKeys(&e.names, e.token, ms); yes {
+	if by, yes := r.opts.Revocations.RevokedKeys(&e.names, e.token, tenant, ms); yes {
 		return nil, e.manager.revoked(by), true
 	}
 	return e.token, nil, true
@@ -151,7 +151,7 @@ func (r *Registry) verify(ctx context.Context, raw, tenant string, allowed []str
 	if refusal != nil {
 		return nil, refusal
 	}
-	e, refusal := r.verifyAt(ctx, m, parsed, raw, now)
+	e, refusal := r.verifyAt(ctx, m, parsed, raw, tenant, now)
 	if refusal != nil {
 		if refusal.Check == keymanager.CheckSignature && len(g.members) == 1 {
 			r.remember(key, refusal, m, m.keys(now), now)
@@ -167,7 +167,7 @@ func (r *Registry) verify(ctx context.Context, raw, tenant string, allowed []str
 }
 
 // verifyAt makes every check of a key manager, in the order of keymanager's Check constants.
-func (r *Registry) verifyAt(ctx context.Context, m *manager, p *jwt.Token, raw string, now time.Time) (*verified, *keymanager.Refusal) {
+func (r *Registry) verifyAt(ctx context.Context, m *manager, p *jwt.Token, raw, tenant string, now time.Time) (*verified, *keymanager.Refusal) {
 	km := m.km
 	if refusal := jwt.CheckAlgorithm(p.Algorithm, km.Algorithms); refusal != nil {
 		return nil, m.own(refusal)
@@ -189,7 +189,7 @@ func (r *Registry) verifyAt(ctx context.Context, m *manager, p *jwt.Token, raw s
 	if !times.Until.IsZero() {
 		e.until = times.Until.UnixMilli()
 	}
-	if by, yes := r.opts.Revocations.RevokedKeys(&e.names, e.token, now.UnixMilli()); yes {
+	if by, yes := r.opts.Revocations.RevokedKeys(&e.names, e.token, tenant, now.UnixMilli()); yes {
 		return nil, m.revoked(by)
 	}
 	return e, nil
@@ -330,7 +330,7 @@ func (r *Registry) Verify(ctx context.Context, token string, o VerifyOptions) Ve
 	if refusal != nil {
 		return fail(refusal)
 	}
-	e, refusal := r.verifyAt(ctx, m, p, token, r.now())
+	e, refusal := r.verifyAt(ctx, m, p, token, tenant, r.now())
 	if refusal != nil {
 		return fail(refusal)
 	}

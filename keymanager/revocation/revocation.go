@@ -3,7 +3,9 @@ package revocation
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -162,14 +164,36 @@ func (s *Set) shard(k *id) *shard {
 	return &s.shards[(k[0]^k[7])%shards]
 }
 
-// names are the forms under which a value is put: a whole JWT also by its signature (events.md 5b).
-func names(v string) (ids [2]id, n int) {
-	ids[0] = idOf(v)
-	if head, sig, ok := cutSignature(v); ok && head != "" && sig != "" {
-		ids[1] = idOf(sig)
-		return ids, 2
+// names are the forms under which a value is put: a whole JWT also by its signature (events.md 5b), and by the jti of its
+// payload, because to an ECDSA signature there is another one that is as good.
+func names(v string) (ids [3]id, n int) {
+	ids[0], n = idOf(v), 1
+	head, sig, ok := cutSignature(v)
+	if !ok || head == "" || sig == "" {
+		return ids, n
 	}
-	return ids, 1
+	ids[1], n = idOf(sig), 2
+	if jti := jtiOf(head); jti != "" {
+		ids[2], n = idOf(jti), 3
+	}
+	return ids, n
+}
+
+// jtiOf reads the jti of a token that is revoked, "" where there is none. The token needs no check: who says that it is
+// revoked may as well name the jti alone.
+func jtiOf(head string) string {
+	_, payload, _ := strings.Cut(head, ".")
+	b, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return ""
+	}
+	var claims struct {
+		ID string `json:"jti"`
+	}
+	if json.Unmarshal(b, &claims) != nil {
+		return ""
+	}
+	return claims.ID
 }
 
 func cutSignature(v string) (head, sig string, ok bool) {
@@ -358,12 +382,12 @@ func (s *Set) Revoked(t *keymanager.Token, raw string) (keymanager.Revocation, b
 		return keymanager.Revocation{}, false
 	}
 	k := KeysOf(t, raw)
-	return s.RevokedKeys(&k, t, s.opts.Now().UnixMilli())
+	return s.RevokedKeys(&k, t, "", s.opts.Now().UnixMilli())
 }
 
-// RevokedKeys is Revoked for names that were computed before, at a time in ms since the epoch. It allocates nothing, so
-// the Value of a revoked token is left empty: the caller has it.
-func (s *Set) RevokedKeys(k *Keys, t *keymanager.Token, at int64) (keymanager.Revocation, bool) {
+// RevokedKeys is Revoked for names that were computed before, at an API of a tenant ("": not known) and a time in ms since the
+// epoch. A user without a domain is one of that tenant. It allocates nothing, so the Value of a revoked token is left empty: the caller has it.
+func (s *Set) RevokedKeys(k *Keys, t *keymanager.Token, tenant string, at int64) (keymanager.Revocation, bool) {
 	if s.tokens.Load() > 0 {
 		now := seconds(at)
 		for i := range k.n {
@@ -379,10 +403,10 @@ func (s *Set) RevokedKeys(k *Keys, t *keymanager.Token, at int64) (keymanager.Re
 	if t == nil || s.masses.Load() == 0 {
 		return keymanager.Revocation{}, false
 	}
-	return s.revokedMass(t, at)
+	return s.revokedMass(t, tenant, at)
 }
 
-func (s *Set) revokedMass(t *keymanager.Token, now int64) (keymanager.Revocation, bool) {
+func (s *Set) revokedMass(t *keymanager.Token, tenant string, now int64) (keymanager.Revocation, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	hit := func(m mass, ok bool) bool {
@@ -394,7 +418,18 @@ func (s *Set) revokedMass(t *keymanager.Token, now int64) (keymanager.Revocation
 		}
 	}
 	for _, name := range [...]string{plain(t.Subject), plain(t.User)} {
-		if m, ok := s.users[name]; name != "" && hit(m, ok) {
+		if name == "" {
+			continue
+		}
+		if m, ok := s.users[name]; hit(m, ok) {
+			return s.mass(keymanager.RevokedSubject, name, m), true
+		}
+		if tenant == "" || tenant == keymanager.SuperTenant {
+			continue
+		}
+		var room [128]byte
+		full := append(append(append(room[:0], name...), '@'), tenant...)
+		if m, ok := s.users[string(full)]; hit(m, ok) {
 			return s.mass(keymanager.RevokedSubject, name, m), true
 		}
 	}
@@ -460,8 +495,8 @@ func (s *Set) sweepMass(now time.Time) (removed int) {
 	return removed
 }
 
-// Len returns the number of entries. A token that was revoked by its whole text counts twice: it is found by its
-// signature too.
+// Len returns the number of entries. A token that was revoked by its whole text counts two or three times: it is
+// found by its signature, and by its jti, too.
 func (s *Set) Len() int { return int(s.tokens.Load() + s.masses.Load()) }
 
 // Dropped returns how many revocations found no room.

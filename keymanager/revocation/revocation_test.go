@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -51,6 +52,8 @@ func TestRevokedByEachName(t *testing.T) {
 		{"signature of a token with a jti", keymanager.Revocation{Value: sig, ExpiresAt: t0 + hour}, token, raw, true},
 		{"whole token, of 3.1", keymanager.Revocation{Value: raw, ExpiresAt: t0 + hour}, token, raw, true},
 		{"whole token, other bytes with its signature", keymanager.Revocation{Value: "x.y." + sig, ExpiresAt: t0 + hour}, token, raw, true},
+		{"whole token, of which another signature is as good", keymanager.Revocation{Value: "eyJhbGciOiJFUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(`{"jti":"`+jti+`"}`)) + ".AAAA", ExpiresAt: t0 + hour}, token, raw, true},
+		{"whole token of another jti", keymanager.Revocation{Value: "eyJhbGciOiJFUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(`{"jti":"other"}`)) + ".AAAA", ExpiresAt: t0 + hour}, token, raw, false},
 		{"opaque", keymanager.Revocation{Value: "opaque-token", ExpiresAt: t0 + hour}, nil, "opaque-token", true},
 		{"opaque without an expiry", keymanager.Revocation{Value: "opaque-token"}, nil, "opaque-token", true},
 		{"another opaque", keymanager.Revocation{Value: "opaque-token"}, nil, "opaque-toke", false},
@@ -83,6 +86,21 @@ func TestRevokedByEachName(t *testing.T) {
 				t.Errorf("by %+v", by)
 			}
 		})
+	}
+}
+
+func TestUserOfATenant(t *testing.T) {
+	s, _ := newSet(Options{})
+	s.Put(keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: "alice@example.org", Before: t0})
+	token := &keymanager.Token{Subject: "alice", User: "alice", IssuedAt: t0/1000 - 100}
+	k := KeysOf(token, raw)
+	for tenant, want := range map[string]bool{"example.org": true, "example.com": false, "carbon.super": false, "": false} {
+		if _, got := s.RevokedKeys(&k, token, tenant, t0); got != want {
+			t.Errorf("at an API of tenant %q: revoked %t", tenant, got)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { s.RevokedKeys(&k, token, "example.com", t0) }); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
@@ -286,10 +304,10 @@ func TestRevokedKeysAllocatesNothing(t *testing.T) {
 	gone, fine := &keymanager.Token{ID: jti}, &keymanager.Token{ID: "x", Subject: "alice", ConsumerKey: "k", IssuedAt: t0}
 	a, b := KeysOf(gone, raw), KeysOf(fine, raw)
 	if n := testing.AllocsPerRun(100, func() {
-		if _, ok := s.RevokedKeys(&a, gone, *now); !ok {
+		if _, ok := s.RevokedKeys(&a, gone, "", *now); !ok {
 			t.Fatal("passes")
 		}
-		if _, ok := s.RevokedKeys(&b, fine, *now); ok {
+		if _, ok := s.RevokedKeys(&b, fine, "", *now); ok {
 			t.Fatal("refused")
 		}
 	}); n != 0 {
@@ -338,7 +356,7 @@ func BenchmarkRevokedKeys(b *testing.B) {
 	k := KeysOf(t, raw)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, ok := s.RevokedKeys(&k, t, t0); ok {
+		if _, ok := s.RevokedKeys(&k, t, "", t0); ok {
 			b.Fatal("revoked")
 		}
 	}
