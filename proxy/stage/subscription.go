@@ -102,6 +102,7 @@ func (s *subscribe) appID(id int64, uuid string) string {
 }
 
 // selfContained lets the token speak for itself: its own list of subscriptions decides, the rows are not asked.
+// An entry that names a context is for the API at that context: tenants may have APIs of one name.
 func (s *subscribe) selfContained(x *pipeline.Exchange, t *keymanager.Token) *pipeline.Refusal {
 	api := x.Route.API
 	q := &x.Throttle
@@ -112,7 +113,7 @@ func (s *subscribe) selfContained(x *pipeline.Exchange, t *keymanager.Token) *pi
 	}
 	for i := range t.Subscribed {
 		e := &t.Subscribed[i]
-		if e.Name == api.Name && e.Version == api.Version {
+		if e.Name == api.Name && e.Version == api.Version && (e.Context == "" || e.Context == api.Context) {
 			x.Embedded = e
 			q.SubscriptionTier = e.Tier
 			if e.SubscriberTenant != "" {
@@ -126,7 +127,7 @@ func (s *subscribe) selfContained(x *pipeline.Exchange, t *keymanager.Token) *pi
 		x.Note(pipeline.StepSubscription, pipeline.Skipped)
 		return nil
 	}
-	return x.Refuse(pipeline.StepSubscription, fault.Of(fault.Forbidden), "the token's own list of subscriptions does not name API "+api.Name+" "+api.Version)
+	return x.Refuse(pipeline.StepSubscription, fault.Of(fault.Forbidden), "the token's own list of subscriptions does not name API "+api.Name+" "+api.Version+" at "+api.Context)
 }
 
 func (s *subscribe) refuse(x *pipeline.Exchange, v subscription.Verdict, fetchErr error) *pipeline.Refusal {
