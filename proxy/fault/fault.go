@@ -69,7 +69,7 @@ func Of(code int) pipeline.Refusal {
 		r.Status, r.Message = 403, "The access token does not allow you to access the requested resource"
 		r.Description = r.Message
 	case InvalidScheme:
-		r.Status, r.Message, r.Challenge = 401, "Invalid Authentication scheme", pipeline.ChallengeOnly
+		r.Status, r.Message, r.Challenge = 401, "Invalid Authentication scheme", `error="invalid_token", error_description="the scheme of the credential is not accepted"`
 		r.Description = "Invalid Authentication scheme. The resource does not accept this scheme"
 	case BackendFailed:
 		r.Status, r.Message, r.Description = 502, "Runtime Error", "Error connecting to the back end"

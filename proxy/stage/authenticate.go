@@ -37,6 +37,7 @@ func (s *authenticate) Run(x *pipeline.Exchange) *pipeline.Refusal {
 			if d := basicFault(value); d != "" {
 				f := fault.Of(fault.InvalidScheme)
 				f.Description = f.Message + ". " + d
+				f.Challenge = `error="invalid_token", error_description="` + fault.Quote(d) + `"`
 				return x.Refuse(pipeline.StepAuthenticate, f, d)
 			}
 		}

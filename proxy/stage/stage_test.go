@@ -142,7 +142,7 @@ func TestDecisions(t *testing.T) {
 		{name: "empty credential", change: func(s *setup) { s.header = fields{"Authorization": {""}} }, code: 900902, step: pipeline.StepAuthenticate},
 		{name: "empty token", change: func(s *setup) { s.header = fields{"Authorization": {"Bearer "}} }, code: 900901, step: pipeline.StepAuthenticate, client: "empty"},
 		{name: "two credentials", change: func(s *setup) { s.header = fields{"Authorization": {"Bearer good", "Bearer bad"}} }, code: 900901, step: pipeline.StepAuthenticate, client: "more than one"},
-		{name: "another scheme", change: func(s *setup) { s.header = fields{"Authorization": {"Digest x"}} }, code: 900917, step: pipeline.StepAuthenticate},
+		{name: "another scheme", change: func(s *setup) { s.header = fields{"Authorization": {"Digest x"}} }, code: 900917, step: pipeline.StepAuthenticate, client: `error="invalid_token"`},
 		{name: "a scheme that contains bearer", change: func(s *setup) { s.header = fields{"Authorization": {"Xbearer good"}} }, code: 900917, step: pipeline.StepAuthenticate},
 		{name: "a token without a scheme", change: func(s *setup) { s.header = fields{"Authorization": {"good"}} }, code: 900917, step: pipeline.StepAuthenticate},
 		{name: "basic", change: func(s *setup) { s.header = fields{"Authorization": {"Basic dTpw"}} }, code: 900917, step: pipeline.StepAuthenticate},
@@ -199,6 +199,14 @@ func TestDecisions(t *testing.T) {
 			s.w.token.Application = &keymanager.EmbeddedApplication{ID: 3}
 			s.w.token.Subscribed = []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "2"}}
 		}, code: 900908, step: pipeline.StepSubscription, reason: "own list"},
+		{name: "self-contained token with another context", change: func(s *setup) {
+			s.w.token.Application = &keymanager.EmbeddedApplication{ID: 3}
+			s.w.token.Subscribed = []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1", Context: "/t/example.org/shop/1"}}
+		}, code: 900908, step: pipeline.StepSubscription, reason: "own list"},
+		{name: "self-contained token with the context", change: func(s *setup) {
+			s.w.token.Application = &keymanager.EmbeddedApplication{ID: 3}
+			s.w.token.Subscribed = []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1", Context: "/other/1"}, {Name: "Shop", Version: "1", Context: "/shop/1"}}
+		}},
 		{name: "sandbox key without a sandbox endpoint", change: func(s *setup) { s.w.facts, s.api.Sandbox = sandbox(row(subscription.Unblocked)), nil }, code: 900901, step: pipeline.StepEndpoint, client: "Sandbox key offered to the API with no sandbox endpoint"},
 		{name: "production key without a production endpoint", change: func(s *setup) { s.api.Production = nil }, code: 900901, step: pipeline.StepEndpoint, client: "Production key offered to the API with no production endpoint"},
 		{name: "wrong endpoint comes before scopes", change: func(s *setup) { s.api.Production, s.op.Scopes = nil, []string{"admin"} }, code: 900901, step: pipeline.StepEndpoint},
