@@ -179,10 +179,10 @@ func (l *Log) append(b []byte, e *Entry) []byte {
 		b = e.ClientIP.AppendTo(b)
 		b = append(b, '"')
 	}
-	b = text(b, "method", e.Method)
-	b = text(b, "host", e.Host)
+	b = text(b, "method", clip(e.Method, maxMethod))
+	b = text(b, "host", clip(e.Host, maxHost))
 	b = append(b, `,"path":`...)
-	b = quote(b, e.Path)
+	b = quote(b, clip(e.Path, maxPath))
 	if e.Query {
 		b = append(b[:len(b)-1], `?…"`...)
 	}
@@ -218,6 +218,24 @@ func (l *Log) append(b []byte, e *Entry) []byte {
 	b = text(b, "protocol", e.Protocol)
 	b = text(b, "error", e.Error)
 	return append(b, "}\n"...)
+}
+
+// What a client chooses freely takes so many bytes of a line at most.
+const (
+	maxMethod = 32
+	maxHost   = 2 << 10
+	maxPath   = 8 << 10
+)
+
+// clip cuts a text that is longer than n bytes, between two characters, and marks the cut.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for i := 0; i < utf8.UTFMax && n > 0 && !utf8.RuneStart(s[n]); i++ {
+		n--
+	}
+	return s[:n] + "…"
 }
 
 func text(b []byte, name, value string) []byte {
