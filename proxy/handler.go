@@ -432,9 +432,13 @@ func (p *Proxy) refuse(s *state, w http.ResponseWriter, r *http.Request, f *pipe
 	if f.Allow != "" {
 		h["Allow"] = []string{f.Allow}
 	}
-	if s.api != nil && s.api.cors != nil {
+	policy := p.cors
+	if s.api != nil {
+		policy = s.api.cors
+	}
+	if policy != nil {
 		if origin := r.Header["Origin"]; len(origin) > 0 {
-			s.api.cors.apply(h, origin)
+			policy.apply(h, origin)
 		}
 	}
 	if p.draining.Load() && r.ProtoMajor == 1 {

@@ -356,6 +356,19 @@ func TestCORS(t *testing.T) {
 	}
 }
 
+// TestCORSWithoutAPI: a browser shows a script no error without these fields.
+func TestCORSWithoutAPI(t *testing.T) {
+	var ready atomic.Bool
+	ready.Store(true)
+	g := start(t, Options{Ready: ready.Load, CORS: &definition.CORS{Enabled: true, AllowOrigins: []string{"https://app.example.com"}}}, anyAPI(single("http://127.0.0.1:1")))
+	for _, status := range []int{404, 503} {
+		ready.Store(status == 404)
+		if res, _ := do(t, g, "GET", "/nowhere", "Origin: https://app.example.com"); res.StatusCode != status || res.Header.Get("Access-Control-Allow-Origin") != "https://app.example.com" {
+			t.Errorf("%d %v", res.StatusCode, res.Header)
+		}
+	}
+}
+
 func TestLoadBalanceAndFailover(t *testing.T) {
 	both(t, func(t *testing.T, o Options) {
 		a, b := echo(t, "a"), echo(t, "b")
