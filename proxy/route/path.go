@@ -3,9 +3,11 @@ package route
 import "strings"
 
 // Normalise returns the form of a raw path (as sent, without the query) that is matched: percent-encodings of
-// everything but "/" and "%" are decoded, empty segments and "." are removed, ".." takes away the segment before it. A
-// trailing slash stays. ok is false for a path that cannot be: it does not begin with "/", holds a bad
-// percent-encoding, climbs above the root, or hides a dot segment that some backends would see (ambiguous). A path that is
+// everything but "/" and "%" are decoded, empty segments and "." are removed, ".." takes away the segment before it, and
+// parameters of segments (";v=1") are taken off, because backends do so: what is matched is what they serve. A last segment
+// of nothing but parameters stays, as a value of OpenAPI's style matrix. A trailing slash stays. ok is false for a path that cannot be: it does not begin with "/", holds a bad
+// percent-encoding, climbs above the root, or hides a dot segment or an empty one that some backends would see (ambiguous,
+// bare). A path that is
 // in this form already is returned as it is.
 func Normalise(raw string) (path string, ok bool) {
 	if len(raw) == 0 || raw[0] != '/' {
@@ -18,7 +20,29 @@ func Normalise(raw string) (path string, ok bool) {
 	if !ok || ambiguous(decoded) {
 		return "", false
 	}
+	if decoded, ok = bare(decoded); !ok {
+		return "", false
+	}
 	return resolve(decoded)
+}
+
+// bare takes the parameters off each segment. ok is false where nothing is left of one that is not the last.
+func bare(p string) (string, bool) {
+	if strings.IndexByte(p, ';') < 0 {
+		return p, true
+	}
+	segments := strings.Split(p[1:], "/")
+	for i, s := range segments {
+		name, _, has := strings.Cut(s, ";")
+		switch {
+		case !has:
+		case name != "":
+			segments[i] = name
+		case i < len(segments)-1:
+			return "", false
+		}
+	}
+	return "/" + strings.Join(segments, "/"), true
 }
 
 // ambiguous says whether a decoded path has a segment that is one name here and a dot segment for a backend that cuts at
@@ -39,11 +63,11 @@ func ambiguous(p string) bool {
 	return false
 }
 
-// clean says whether a path needs no work: no "%", no "\\", no "//", no segment that begins with ".".
+// clean says whether a path needs no work: no "%", no ";", no "\\", no "//", no segment that begins with ".".
 func clean(p string) bool {
 	for i := 0; i < len(p); i++ {
 		switch p[i] {
-		case '%', '\\':
+		case '%', '\\', ';':
 			return false
 		case '/':
 			if i+1 < len(p) && (p[i+1] == '/' || p[i+1] == '.') {

@@ -227,7 +227,7 @@ func (c *compiled[A, O]) add(op Operation[O], slash bool) error {
 
 // child returns the node below n for a segment of a template, made if it is new.
 func (n *node[O]) child(segment string) (*node[O], error) {
-	pieces, err := parse(segment)
+	pieces, err := parse(bareTemplate(segment))
 	if err != nil {
 		return nil, err
 	}
@@ -252,6 +252,22 @@ func (n *node[O]) child(segment string) (*node[O], error) {
 	next := &node[O]{}
 	n.patterns = append(n.patterns, pattern[O]{pieces, next})
 	return next, nil
+}
+
+// bareTemplate takes the parameters off a segment of a template, as Normalise does with that of a path.
+func bareTemplate(segment string) string {
+	within := false
+	for i := range len(segment) {
+		switch segment[i] {
+		case '{', '}':
+			within = segment[i] == '{'
+		case ';':
+			if i > 0 && !within {
+				return segment[:i]
+			}
+		}
+	}
+	return segment
 }
 
 // parse cuts a segment at its parameters.

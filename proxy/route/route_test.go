@@ -98,6 +98,20 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+// TestParametersOfSegments: a backend that takes parameters off would serve what was not matched.
+func TestParametersOfSegments(t *testing.T) {
+	tab := table(t, false, api("/a/1", "GET /*", "GET /admin", "GET /admin/{id}", "GET /seats;row={row}/x", "GET /users/{id}"))
+	for raw, want := range map[string]string{
+		"/a/1/admin;x": "GET /admin", "/a;y/1/admin": "GET /admin", "/a/1/admin%3bx": "GET /admin", "/a/1/admin;x/7;y": "GET /admin/{id}",
+		"/a/1/seats;row=7/x": "GET /seats;row={row}/x", "/a/1/users/;id=5": "GET /users/{id}", "/a/1/other;x": "GET /*",
+	} {
+		n, ok := Normalise(raw)
+		if m := tab.Match("h", "GET", n); !ok || m.Operation != want {
+			t.Errorf("%s: %q, want %q", raw, m.Operation, want)
+		}
+	}
+}
+
 func TestIgnoreTrailingSlash(t *testing.T) {
 	tab := table(t, true, api("/a/1", "GET /items/", "GET /b"))
 	for _, p := range []string{"/a/1/items", "/a/1/items/", "/a/1/b", "/a/1/b/"} {
@@ -163,7 +177,12 @@ func TestNormalise(t *testing.T) {
 		"/.well-known/x": "/.well-known/x",
 		"/a/...":         "/a/...",
 		"/a%2F..b":       "/a%2F..b",
-		"/a;v=..":        "/a;v=..",
+		"/a;v=..":        "/a",
+		"/a;x/b;y=1;z":   "/a/b",
+		"/a%3Bx/b":       "/a/b",
+		"/a;x%2Fy/b":     "/a/b",
+		"/a;x/":          "/a/",
+		"/a/;id=5":       "/a/;id=5",
 		"/a\\b.c":        "/a\\b.c",
 		"/a//../b":       "/b",
 	} {
@@ -175,6 +194,8 @@ func TestNormalise(t *testing.T) {
 		// Dot segments that only some backends see.
 		"/..%2f..%2fadmin", "/open/..%2Fadmin", "/open%2f..%2fadmin", "/open%2f..", "/open/..;/admin", "/open/..;x=1/admin", "/open/.;/admin",
 		"/open/%2e%2e;/admin", "/open/..%3b/admin", "/open/..\\admin", "/open\\..\\admin", "/open\\..", "/open%5c..%5Cadmin", "/open%5c..;%2fadmin",
+		// A segment of nothing but parameters, which some backends take for an empty one.
+		"/;x/admin", "/open/;/admin", "/open/%3bx/admin", "/open/;x/",
 		"/open\\.%2f..\\admin", "/open/x%2f..%5cadmin", "/open/x%5c..%2fadmin",
 	} {
 		if got, ok := Normalise(raw); ok {
@@ -196,6 +217,9 @@ func TestSuffix(t *testing.T) {
 		{"/a/1/x/../../1/%79", "/a/1", "/%79"},
 		{"/z/../a/1/x//y", "/a/1", "/x/y"},
 		{"/a/1/.well-known", "/a/1", "/.well-known"},
+		{"/a;p/1;q=2/x;y/z", "/a/1", "/x;y/z"},
+		{"/a;p/1;q=2", "/a/1", ""},
+		{"/a/1/z/../x;y=%2f", "/a/1", "/x;y=%2f"},
 	} {
 		n, ok := Normalise(c.raw)
 		if !ok {
@@ -210,7 +234,7 @@ func TestSuffix(t *testing.T) {
 // FuzzNormalise: the result is a fixed point but for "%" that stays encoded, has no dot segment, and what is forwarded
 // never climbs out of the API.
 func FuzzNormalise(f *testing.F) {
-	for _, s := range []string{"/a/b", "/a/../b", "/%2e%2e/x", "//a//b", "/a%2Fb", "/a/1/../../x", "/a%25", "/a/1/%2e%2e%2f"} {
+	for _, s := range []string{"/a/b", "/a/../b", "/%2e%2e/x", "//a//b", "/a%2Fb", "/a/1/../../x", "/a%25", "/a/1/%2e%2e%2f", "/a;x/1/b;y/c", "/a/1/;x"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
@@ -316,6 +340,17 @@ func TestMatchAgainstNaive(t *testing.T) {
 		for range 10 {
 			path := "/" + strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "ab", "abc", "c", ""}), 1, 5).Draw(rt, "path"), "/")
 			want := naive(templates, path)
+			// Parameters of segments change nothing.
+			marked := strings.ReplaceAll(path+"/", "/", ";v=1/")
+			marked = strings.TrimSuffix(strings.ReplaceAll(strings.TrimPrefix(marked, ";v=1"), "/;v=1", "/"), "/")
+			if strings.HasSuffix(path, "/") {
+				marked += "/"
+			}
+			if n, ok := Normalise("/c" + marked); ok && !strings.Contains(path, "//") {
+				if got := tab.Match("h", "GET", n); got.Operation != want {
+					rt.Fatalf("%s as %s: %q, want %q", marked, n, got.Operation, want)
+				}
+			}
 			if got := tab.Match("h", "GET", "/c"+path); got.Operation != want {
 				sort.Strings(templates)
 				rt.Fatalf("%s in %q: %q, want %q", path, templates, got.Operation, want)
