@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -254,6 +255,31 @@ func TestClientThatNeverReads(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestFailoverHasOneDeadline: a client waits for all hosts together as long as for one.
+func TestFailoverHasOneDeadline(t *testing.T) {
+	both(t, func(t *testing.T, o Options) {
+		var calls atomic.Int64
+		stop := make(chan struct{})
+		slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			select {
+			case <-stop:
+			case <-time.After(300 * time.Millisecond):
+				http.Error(w, "busy", 503)
+			}
+		}))
+		defer slow.Close()
+		defer close(stop)
+		ep := &definition.Endpoint{Kind: definition.Failover, URLs: []string{slow.URL, slow.URL, slow.URL, slow.URL}, Timeout: 500 * time.Millisecond}
+		g := start(t, o, anyAPI(ep))
+		began := time.Now()
+		res, body := do(t, g, "GET", "/a/1/x")
+		if took := time.Since(began); took > 900*time.Millisecond || res.StatusCode != 504 || calls.Load() != 2 {
+			t.Errorf("%d after %v and %d calls: %s", res.StatusCode, took, calls.Load(), body)
+		}
+	})
 }
 
 // TestPanicIsAnswered: a fault of ours is one refused request, not a broken connection and a gauge that never falls.

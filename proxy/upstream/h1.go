@@ -152,7 +152,10 @@ func (c *h1) roundTrip(ctx context.Context, t *target, req *Request, res *Respon
 		reused := cn != nil
 		if cn == nil {
 			var err error
-			if cn, err = c.dial(ctx); err != nil {
+			dctx, cancel := context.WithTimeout(ctx, t.timeout)
+			cn, err = c.dial(dctx)
+			cancel()
+			if err != nil {
 				if errors.Is(err, errHTTP2) {
 					c.h2.Store(true)
 					return c.via.roundTrip(ctx, t, req, res)

@@ -177,7 +177,8 @@ type target struct {
 	scheme                string
 	// authorization is the basic credential of the endpoint, "" for none.
 	authorization string
-	timeout       time.Duration
+	// timeout is the wait for the answer; whole is the same for all hosts of an endpoint together.
+	timeout, whole time.Duration
 }
 
 // Endpoint is a compiled backend. It is immutable but for the turn of the round robin, and counted by its users.
@@ -225,6 +226,7 @@ func (p *Pool) Open(d *definition.Endpoint) (*Endpoint, error) {
 		if t.timeout <= 0 {
 			t.timeout = p.opts.Timeout
 		}
+		t.whole = t.timeout
 		port := u.Port()
 		switch u.Scheme {
 		case "http", "h2c":
@@ -304,7 +306,7 @@ func (p *Pool) Hosts() int {
 
 // Call sends a request to a host of the endpoint and returns when the header of the answer is there. Errors are *Error.
 // Another host is tried only when nothing that the backend could act upon was sent to the first, or, for failover, when
-// the request may be repeated: a method without effect and no body.
+// the request may be repeated: a method without effect and no body. The timeout covers all hosts together.
 func (e *Endpoint) Call(ctx context.Context, req *Request, res *Response) error {
 	first := 0
 	n := len(e.targets)
@@ -319,11 +321,21 @@ func (e *Endpoint) Call(ctx context.Context, req *Request, res *Response) error 
 		body = &requestBody{r: req.Body}
 		req.Body = body
 	}
+	var began time.Time
+	if n > 1 {
+		began = time.Now()
+	}
 	for i := 0; ; i++ {
 		t := &e.targets[(first+i)%n]
+		if i > 0 {
+			// One deadline covers all attempts.
+			rest := *t
+			rest.timeout = max(rest.timeout-time.Since(began), time.Millisecond)
+			t = &rest
+		}
 		res.Attempts++
 		err := t.host.client.roundTrip(ctx, t, req, res)
-		last := i == n-1
+		last := i == n-1 || n > 1 && time.Since(began) >= t.whole
 		if err == nil {
 			if !last && e.kind == definition.Failover && failoverStatus(res.Status) && repeatable(req) {
 				_, _ = io.CopyN(io.Discard, res.Body, 4096)
@@ -338,6 +350,9 @@ func (e *Endpoint) Call(ctx context.Context, req *Request, res *Response) error 
 		kind := classify(ctx, err)
 		if body != nil && body.bad.Load() {
 			kind = RequestBody
+		}
+		if kind == Connect && i > 0 && time.Since(began) >= t.whole {
+			kind = Timeout // what was left of the time was too short: the host is not to blame
 		}
 		if kind == Connect {
 			t.host.downUntil.Store(time.Now().Add(suspend).UnixNano())
