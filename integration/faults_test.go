@@ -333,8 +333,8 @@ func TestBrokerFaults(t *testing.T) {
 			if keys := w.gateway.dump()["throttled-keys"]; keys["kept:key"] == nil {
 				t.Errorf("the throttle decision was forgotten: %v", keys)
 			}
-			if q := w.gateway.heldBack(); len(q) > 0 {
-				t.Errorf("still held back: %v", q)
+			if !within(heldMore, func() bool { return len(w.gateway.heldBack()) == 0 }) { // events may make rows equal before the second list
+				t.Errorf("still held back: %v", w.gateway.heldBack())
 			}
 		})
 		if !ok {

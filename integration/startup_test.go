@@ -84,12 +84,17 @@ func TestAStartWithoutTheAPIManagerServesTheSnapshot(t *testing.T) {
 		w.emu.StopKeyManager()
 		began := time.Now()
 		g := startGateway(t, w.emu, again(w, link, rabbit, dir))
+		g.waitReady(5 * time.Second) // before it, 503/900900 means another thing
 		took, a := g.first(began, 5*time.Second, path, token, func(answer) bool { return true })
 		if a.status != 503 || a.code != 900900 || a.header.Get("Retry-After") == "" || took > servedIn {
 			t.Errorf("a token that nobody can verify is answered %v after %s, Retry-After %q; want 503/900900 with one within %s: it is not the caller's fault",
 				a, took, a.header.Get("Retry-After"), servedIn)
 		}
-		wantHealth(t, g, "/health/ready", 200, map[string]string{"key_managers": "degraded"})
+		eventually(t, 5*time.Second, "the health answer says that the key manager is away", func() bool {
+			status, h := g.health("/health/ready")
+			check, _ := h.check("key_managers")
+			return status == http.StatusOK && check == "degraded"
+		})
 		if err := w.emu.StartKeyManager(); err != nil {
 			t.Fatal(err)
 		}
