@@ -318,6 +318,9 @@ func (s *stage) picture() picture {
 		if origin, ok := item["origin"].(map[string]any); ok {
 			by = fmt.Sprint(origin["kind"])
 			if id, _ := origin["id"].(string); by == "event" && id != "" {
+				if strings.HasPrefix(id, "ID:") {
+					id = "message" // an event without an id of its own goes by its message's, which is new each time
+				}
 				by += " " + id
 			}
 		}
