@@ -176,7 +176,7 @@ func issuerOf(i config.JWTIssuer) (keymanager.KeyManager, error) {
 		Algorithms:        i.Algorithms,
 		ClockSkew:         i.ClockSkew.Std(),
 		AllowMissingExp:   !i.RequireExp,
-		SkipSubscriptions: !i.ValidateSubscriptions,
+		SkipSubscriptions: !i.ValidateSubscriptions, ValidateSubscriptions: i.ValidateSubscriptions,
 		MaxStale:          i.JWKSMaxStale.Std(),
 		CAFile:            string(i.JWKS.CAFile),
 		SkipTLSVerify:     i.JWKS.SkipSSLVerification,

@@ -52,8 +52,9 @@ type KeyManager struct {
 	ClockSkew time.Duration
 	// AllowMissingExp accepts tokens without exp.
 	AllowMissingExp bool
-	// SkipSubscriptions turns subscription validation off for tokens of this key manager.
-	SkipSubscriptions bool
+	// SkipSubscriptions turns subscription validation off for tokens of this key manager, ValidateSubscriptions on, whatever
+	// holds for the whole gateway; that holds where neither is set.
+	SkipSubscriptions, ValidateSubscriptions bool
 	// MaxStale is how long a key set is kept while it cannot be refreshed; 0 means 24 h.
 	MaxStale time.Duration
 	// CAFile and SkipTLSVerify apply to the key set's URL.
@@ -101,8 +102,8 @@ type Token struct {
 	Claims      map[string]any // after claim mapping
 	IssuedAt    int64          // seconds since the epoch; 0 when the token has none
 	ExpiresAt   int64          // seconds; 0 when the token has none
-	// SkipSubscriptions is copied from the key manager.
-	SkipSubscriptions bool
+	// SkipSubscriptions and ValidateSubscriptions are copied from the key manager.
+	SkipSubscriptions, ValidateSubscriptions bool
 	// BoundTo is the SHA-256 thumbprint, in base64url, of the only client certificate that the token may come with
 	// (cnf.x5t#S256, RFC 8705); "" for a token of any bearer.
 	BoundTo     string

@@ -31,6 +31,11 @@ func (d *decoder) derive(c *Config) {
 	if !set("gateway.validate_subscriptions") {
 		c.Gateway.ValidateSubscriptions = hub.Enable
 	}
+	for i := range c.APIM.JWT.Issuers {
+		if !set(fmt.Sprintf("apim.jwt.issuer[%d].validate_subscriptions", i)) {
+			c.APIM.JWT.Issuers[i].ValidateSubscriptions = c.Gateway.ValidateSubscriptions
+		}
+	}
 	if !set("gateway.gateway_labels") {
 		c.Gateway.GatewayLabels = slices.Clone(c.APIM.SyncArtifacts.Gateway.GatewayLabels)
 	}

@@ -276,10 +276,11 @@ type JWTIssuer struct {
 	ScopesClaim                string         `toml:"scopes_claim" rule:"wso2,reload"`
 	ClaimMapping               []ClaimMapping `toml:"claim_mapping"`
 	DisableDefaultClaimMapping bool           `toml:"disable_default_claim_mapping" rule:"wso2,later,reload"`
-	ValidateSubscriptions      bool           `toml:"validate_subscriptions" rule:"reload"`
-	RequireExp                 bool           `toml:"require_exp" rule:"reload"`
-	ClockSkew                  Duration       `toml:"clock_skew" rule:"min=0s,max=300s,reload"`
-	JWKSMaxStale               Duration       `toml:"jwks_max_stale" rule:"min=0s,max=365d,reload"`
+	// ValidateSubscriptions after Load is what is in force: written, or that of the gateway.
+	ValidateSubscriptions bool     `toml:"validate_subscriptions" rule:"reload"`
+	RequireExp            bool     `toml:"require_exp" rule:"reload"`
+	ClockSkew             Duration `toml:"clock_skew" rule:"min=0s,max=300s,reload"`
+	JWKSMaxStale          Duration `toml:"jwks_max_stale" rule:"min=0s,max=365d,reload"`
 }
 
 // JWKS is where an issuer publishes its keys.

@@ -268,8 +268,8 @@ func (m *manager) token(p *jwt.Token, times jwt.Times, k *jwks.Key) *keymanager.
 		Claims:            mapped,
 		IssuedAt:          times.IssuedAt,
 		ExpiresAt:         times.ExpiresAt,
-		SkipSubscriptions: km.SkipSubscriptions,
-		Origin:            *m.origin.Load(),
+		SkipSubscriptions: km.SkipSubscriptions, ValidateSubscriptions: km.ValidateSubscriptions,
+		Origin: *m.origin.Load(),
 	}
 	t.Subject, _ = p.Claims["sub"].(string)
 	t.ID, _ = p.Claims["jti"].(string)

@@ -50,7 +50,7 @@ type Domains struct {
 	Fetcher       pipeline.Fetcher
 	// MissTimeout bounds how long a request waits for a row that memory lacks; 0 means 2 s.
 	MissTimeout time.Duration
-	// SkipSubscriptions turns subscription validation off for every API.
+	// SkipSubscriptions turns subscription validation off for every API, but for tokens whose key manager wants it.
 	SkipSubscriptions bool
 	// KeepCredential sends the credential on to the backend (enable_outbound_auth_header).
 	KeepCredential bool
@@ -81,7 +81,7 @@ func (d *Domains) Chain(r *pipeline.Route) []pipeline.Stage {
 			if wait <= 0 {
 				wait = 2 * time.Second
 			}
-			chain = append(chain, &subscribe{d: d, wait: wait, skip: d.SkipSubscriptions || r.API.SkipSubscriptions})
+			chain = append(chain, &subscribe{d: d, wait: wait})
 		}
 	default:
 		chain = append(chain, open{})

@@ -190,6 +190,12 @@ func TestDecisions(t *testing.T) {
 		{name: "validation off for the issuer", change: func(s *setup) { s.w.facts, s.w.token.SkipSubscriptions = subscription.Facts{}, true }},
 		{name: "validation off for the API", change: func(s *setup) { s.w.facts, s.api.SkipSubscriptions = row(subscription.Blocked), true }},
 		{name: "validation off everywhere", change: func(s *setup) { s.w.facts, s.domains.SkipSubscriptions = subscription.Facts{}, true }},
+		{name: "validation off everywhere but for the issuer", change: func(s *setup) {
+			s.w.facts, s.domains.SkipSubscriptions, s.w.token.ValidateSubscriptions = subscription.Facts{}, true, true
+		}, code: 900908, step: pipeline.StepSubscription},
+		{name: "validation off for the API, on for the issuer", change: func(s *setup) {
+			s.w.facts, s.api.SkipSubscriptions, s.w.token.ValidateSubscriptions = subscription.Facts{}, true, true
+		}},
 		{name: "self-contained token", change: func(s *setup) {
 			s.w.facts = subscription.Facts{}
 			s.w.token.Application = &keymanager.EmbeddedApplication{ID: 3, Name: "Embedded", Owner: "carol", Tier: "10PerMin"}

@@ -15,7 +15,18 @@ import (
 type subscribe struct {
 	d    *Domains
 	wait time.Duration
-	skip bool
+}
+
+// skipped says whether callers need no subscription. The narrowest setting decides: the API's, then the key manager's,
+// then the gateway's.
+func (s *subscribe) skipped(x *pipeline.Exchange, t *keymanager.Token) bool {
+	switch {
+	case x.Route.API.SkipSubscriptions, t.SkipSubscriptions:
+		return true
+	case t.ValidateSubscriptions:
+		return false
+	}
+	return s.d.SkipSubscriptions
 }
 
 func (s *subscribe) Run(x *pipeline.Exchange) *pipeline.Refusal {
@@ -27,7 +38,7 @@ func (s *subscribe) Run(x *pipeline.Exchange) *pipeline.Refusal {
 	if t.Application != nil && t.Subscribed != nil {
 		return s.selfContained(x, t)
 	}
-	skip := s.skip || t.SkipSubscriptions
+	skip := s.skipped(x, t)
 	facts := s.d.Subscriptions.Resolve(t.ConsumerKey, t.KeyManager, x.Route.Ref)
 	v := subscription.Validate(facts)
 	var fetchErr error
@@ -123,7 +134,7 @@ func (s *subscribe) selfContained(x *pipeline.Exchange, t *keymanager.Token) *pi
 			return nil
 		}
 	}
-	if s.skip || t.SkipSubscriptions {
+	if s.skipped(x, t) {
 		x.Note(pipeline.StepSubscription, pipeline.Skipped)
 		return nil
 	}
