@@ -62,7 +62,8 @@ type Agent struct {
 	draining      atomic.Bool
 	folderState   atomic.Pointer[artifact.Result]
 	standing      standing
-	notes         map[string]string // of the APIs served, as they were logged; the engine's
+	stale         atomic.Pointer[string] // names a list that is too old to serve with; see lookAtLists
+	notes         map[string]string      // of the APIs served, as they were logged; the engine's
 }
 
 // New builds a gateway and opens its ports, so that Addresses is known and a port that is taken is an error here. Nothing

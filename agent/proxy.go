@@ -55,6 +55,9 @@ func (a *Agent) buildProxy() error {
 		Log:        a.part("proxy"),
 		Registry:   a.registry,
 	}
+	if a.deniesStale() {
+		opts.Domains.Stale = a.staleNow
+	}
 	if cfg.APIM.JWT.Enable {
 		// Backends believe it to be the gateway's word.
 		opts.DropHeaders = []string{cfg.APIM.JWT.Header}

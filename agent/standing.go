@@ -59,8 +59,12 @@ func (a *Agent) watchHealth(ctx context.Context) error {
 	tick := time.NewTicker(healthEvery)
 	defer tick.Stop()
 	var connected []bool
+	denies := a.deniesStale()
 	for {
 		a.checks()
+		if denies {
+			a.lookAtLists()
+		}
 		if p := a.domains.publisher; p != nil {
 			for i, g := range p.State() {
 				switch {

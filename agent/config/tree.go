@@ -111,10 +111,10 @@ type GatewayCompat struct {
 
 // GatewayOnStale says what happens when a table has not been refreshed for StaleAfter.
 type GatewayOnStale struct {
-	Subscriptions string   `toml:"subscriptions" rule:"enum=serve|deny,later=serve"`
-	Revocation    string   `toml:"revocation" rule:"enum=serve|deny,later=serve"`
-	Deny          string   `toml:"deny" rule:"enum=serve|deny,later=serve"`
-	StaleAfter    Duration `toml:"stale_after" rule:"min=1s,max=365d,later"`
+	Subscriptions string   `toml:"subscriptions" rule:"enum=serve|deny"`
+	Revocation    string   `toml:"revocation" rule:"enum=serve|deny"`
+	Deny          string   `toml:"deny" rule:"enum=serve|deny"`
+	StaleAfter    Duration `toml:"stale_after" rule:"min=1s,max=365d"`
 }
 
 // Introspection is how answers about opaque tokens are kept.

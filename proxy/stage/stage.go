@@ -50,6 +50,9 @@ type Domains struct {
 	Fetcher       pipeline.Fetcher
 	// MissTimeout bounds how long a request waits for a row that memory lacks; 0 means 2 s.
 	MissTimeout time.Duration
+	// Stale, when not nil, names a list that is too old to let anybody in with, "" when there is none. It is called for each
+	// request to a secured resource and must be cheap.
+	Stale func() string
 	// SkipSubscriptions turns subscription validation off for every API, but for tokens whose key manager wants it.
 	SkipSubscriptions bool
 	// KeepCredential sends the credential on to the backend (enable_outbound_auth_header).
@@ -70,6 +73,9 @@ func (d *Domains) Chain(r *pipeline.Route) []pipeline.Stage {
 	chain := []pipeline.Stage{lifecycle{}}
 	if d.Denier != nil {
 		chain = append(chain, denyAnonymous{d.Denier})
+	}
+	if r.Secured && d.Stale != nil {
+		chain = append(chain, &fresh{d.Stale})
 	}
 	switch {
 	case r.Secured && r.Operation.Unavailable != "":
@@ -120,6 +126,19 @@ func (open) Run(x *pipeline.Exchange) *pipeline.Refusal {
 	x.Note(pipeline.StepAuthenticate, pipeline.Skipped)
 	anonymous(x)
 	return nil
+}
+
+// fresh refuses while what credentials are judged by is too old, and the operator would rather serve nobody.
+type fresh struct{ stale func() string }
+
+func (s *fresh) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	why := s.stale()
+	if why == "" {
+		return nil
+	}
+	f := fault.Of(fault.General)
+	f.Description = "The gateway's state is out of date. Please try again later"
+	return x.Refuse(pipeline.StepAuthenticate, f, why)
 }
 
 // unavailable refuses every credential: what the resource asks for cannot be checked in this release, and a resource that
