@@ -66,6 +66,9 @@ func (c *DenyCondition) SetAddresses(fixed, start, end string) error {
 		c.From, c.To = a, netip.Addr{}
 		return nil
 	}
+	if c.Kind == DenyIP {
+		return fmt.Errorf("deny policy %d: no address in a condition of kind IP", c.ID)
+	}
 	if strings.Contains(start, "/") && end == "" {
 		p, err := netip.ParsePrefix(strings.TrimSpace(start))
 		if err != nil {
