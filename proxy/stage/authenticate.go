@@ -52,8 +52,10 @@ func (s *authenticate) Run(x *pipeline.Exchange) *pipeline.Refusal {
 		return s.refuse(x, err)
 	}
 	if token.BoundTo != "" && token.BoundTo != thumbprint(x.ClientCertificate) {
-		return s.refuse(x, &keymanager.Refusal{Check: keymanager.CheckBound, KeyManager: token.KeyManager, Issuer: token.Issuer, Origin: token.Origin,
-			Detail: "the token is bound to a client certificate that did not come with it"})
+		return s.refuse(x, &keymanager.Refusal{
+			Check: keymanager.CheckBound, KeyManager: token.KeyManager, Issuer: token.Issuer, Origin: token.Origin,
+			Detail: "the token is bound to a client certificate that did not come with it",
+		})
 	}
 	x.Token, x.Cached = token, cached
 	x.Note(pipeline.StepAuthenticate, pipeline.OK)

@@ -190,8 +190,10 @@ func TestDecisions(t *testing.T) {
 		{name: "validation off for the issuer", change: func(s *setup) { s.w.facts, s.w.token.SkipSubscriptions = subscription.Facts{}, true }},
 		{name: "validation off for the API", change: func(s *setup) { s.w.facts, s.api.SkipSubscriptions = row(subscription.Blocked), true }},
 		{name: "validation off everywhere", change: func(s *setup) { s.w.facts, s.domains.SkipSubscriptions = subscription.Facts{}, true }},
-		{name: "a stale list", change: func(s *setup) { s.domains.Stale = func() string { return "the list deny_policies is 25h old" } },
-			code: 900900, step: pipeline.StepAuthenticate, reason: "deny_policies", client: "out of date"},
+		{
+			name: "a stale list", change: func(s *setup) { s.domains.Stale = func() string { return "the list deny_policies is 25h old" } },
+			code: 900900, step: pipeline.StepAuthenticate, reason: "deny_policies", client: "out of date",
+		},
 		{name: "no stale list", change: func(s *setup) { s.domains.Stale = func() string { return "" } }},
 		{name: "a stale list and an unsecured resource", change: func(s *setup) {
 			s.op.Unsecured, s.domains.Stale = true, func() string { return "the list deny_policies is 25h old" }
