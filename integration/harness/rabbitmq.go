@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -168,6 +169,7 @@ func newRabbit(folder string) (*Rabbit, error) {
 		"RABBITMQ_NODE_IP_ADDRESS=127.0.0.1",
 		"RABBITMQ_NODE_PORT=" + strconv.Itoa(r.port),
 		"RABBITMQ_DIST_PORT=" + strconv.Itoa(ports[1]),
+		"ERL_CRASH_DUMP=" + filepath.Join(folder, "crash"),
 		"ERL_EPMD_PORT=" + strconv.Itoa(ports[2]), "ERL_EPMD_ADDRESS=127.0.0.1",
 		// Schedulers that spin while idle would starve the tests on a small machine.
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+sbwt none +sbwtdcpu none +sbwtdio none",
@@ -425,16 +427,32 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// freePorts are ports that nobody listens on now.
+// The system gives outgoing connections ports from 32768 on (Linux) or 49152 on (others). A node keeps its ports while it is
+// down, so they must lie where no connection takes them meanwhile.
+const (
+	firstPort = 20_000
+	lastPort  = 32_000
+)
+
+// freePorts are different ports that nobody listens on now.
 func freePorts(n int) ([]int, error) {
 	ports := make([]int, 0, n)
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+	var last error
+	for range 100 * n {
+		if len(ports) == n {
+			return ports, nil
 		}
-		defer func() { _ = l.Close() }()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		port := firstPort + rand.IntN(lastPort-firstPort)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			last = err
+			continue
+		}
+		defer func() { _ = l.Close() }() // until all are found, so that none is found twice
+		ports = append(ports, port)
 	}
-	return ports, nil
+	if len(ports) == n {
+		return ports, nil
+	}
+	return nil, fmt.Errorf("find %d free ports from %d to %d: %w", n, firstPort, lastPort, last)
 }
