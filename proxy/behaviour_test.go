@@ -1224,3 +1224,36 @@ func TestRouteSwapUnderLoad(t *testing.T) {
 
 // quietLog takes what the reference proxy has to say of broken backends.
 func quietLog() *log.Logger { return log.New(io.Discard, "", 0) }
+
+// A stream may say nothing for long after its header: the client sees the header at once.
+func TestHeaderOfASilentStreamComesAtOnce(t *testing.T) {
+	both(t, func(t *testing.T, o Options) {
+		release := make(chan struct{})
+		backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+			_, _ = io.WriteString(w, "data: 1\n\n")
+		}))
+		defer backend.Close()
+		g := start(t, o, anyAPI(single(backend.URL)))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.url+"/a/1/x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := g.client.Do(req) // returns with the header
+		if err != nil {
+			t.Fatalf("the header did not come before the body: %v", err)
+		}
+		defer res.Body.Close()
+		close(release)
+		if b, err := io.ReadAll(res.Body); string(b) != "data: 1\n\n" || err != nil {
+			t.Errorf("%q %v", b, err)
+		}
+	})
+}

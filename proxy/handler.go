@@ -620,6 +620,9 @@ func (p *Proxy) copyBody(s *state, w http.ResponseWriter, r *http.Request, res *
 	if p.opts.BodyIdleTimeout > 0 && r.ProtoMajor == 2 {
 		deadline, _ = w.(writeDeadline)
 	}
+	if res.Length < 0 && flusher != nil {
+		flusher.Flush() // a stream may be silent for long after its header, and the client waits for that
+	}
 	for {
 		n, err := res.Body.Read(buf)
 		if n > 0 {

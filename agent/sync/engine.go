@@ -404,7 +404,7 @@ func (e *Engine) serves(tenant string) bool {
 		return true
 	}
 	for _, t := range e.opt.Tenants {
-		if t == "" || t == allTenants || t == tenant {
+		if t == "" || t == allTenants || strings.EqualFold(t, tenant) {
 			return true
 		}
 	}
