@@ -48,7 +48,7 @@ bench-sync: need-go need-rabbitmq ## deny policy to enforcement, loading a milli
 	GATEHOUSE_BENCH_SYNC=1 $(GO) test -count=1 -run '^TestBenchSync' -v -timeout 30m ./integration/bench
 
 soak: need-go need-rabbitmq ## the long fault runs: 500 sequences, and 20 with RabbitMQ killed and restarted
-	GATEHOUSE_SOAK=1 $(GO) test -count=1 -run 'StateMachine|Soak' -v -timeout 120m ./agent/sync/... ./integration/...
+	GATEHOUSE_SOAK=1 GATEHOUSE_SYNC_SEQUENCES=10000 $(GO) test -count=1 -run 'StateMachine|Soak|EveryHistoryEndsEqual' -v -timeout 120m ./agent/sync/... ./integration/...
 
 fuzz: need-go ## each fuzz target for FUZZTIME
 	@for p in $$($(GO) list ./...); do \
