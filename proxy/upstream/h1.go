@@ -23,7 +23,6 @@ type h1 struct {
 	key        hostKey
 	serverName string
 	via        *viaTransport
-	dialer     net.Dialer
 	// h2 is set when the host chose HTTP/2: then http.Transport calls it.
 	h2 atomic.Bool
 
@@ -33,10 +32,7 @@ type h1 struct {
 }
 
 func newH1(p *Pool, k hostKey, serverName string) *h1 {
-	return &h1{
-		pool: p, key: k, serverName: serverName, via: &viaTransport{t: p.transport, opts: &p.opts},
-		dialer: net.Dialer{Timeout: p.opts.ConnectTimeout, KeepAlive: 30 * time.Second},
-	}
+	return &h1{pool: p, key: k, serverName: serverName, via: &viaTransport{pool: p}}
 }
 
 // closeIdle lets go of the host: idle connections are closed now, busy ones when they fall idle.
@@ -44,6 +40,21 @@ func (c *h1) closeIdle() {
 	c.mu.Lock()
 	idle := c.idle
 	c.idle, c.closed = nil, true
+	c.mu.Unlock()
+	for _, cn := range idle {
+		_ = cn.c.Close()
+	}
+}
+
+// forget closes the idle connections that were verified in another way than the pool's settings say now; busy ones are
+// closed when they fall idle.
+func (c *h1) forget() {
+	if c.key.scheme != "https" {
+		return
+	}
+	c.mu.Lock()
+	idle := c.idle
+	c.idle = nil
 	c.mu.Unlock()
 	for _, cn := range idle {
 		_ = cn.c.Close()
@@ -88,7 +99,7 @@ func (c *h1) give(cn *conn) {
 	}
 	cn.r, cn.w = 0, 0
 	c.mu.Lock()
-	keep := !c.closed && len(c.idle) < c.pool.opts.MaxIdlePerHost
+	keep := !c.closed && len(c.idle) < c.pool.opts.MaxIdlePerHost && (cn.trust == nil || cn.trust == c.pool.settings.Load().trust)
 	if keep {
 		c.idle = append(c.idle, cn)
 	}
@@ -105,7 +116,8 @@ var errHTTP2 = errors.New("the host speaks HTTP/2")
 
 // dial opens a connection. errHTTP2 says that the host chose HTTP/2.
 func (c *h1) dial(ctx context.Context) (*conn, error) {
-	nc, err := c.dialer.DialContext(ctx, "tcp", c.key.address)
+	now := c.pool.settings.Load()
+	nc, err := now.dialer.DialContext(ctx, "tcp", c.key.address)
 	if err != nil {
 		return nil, &callError{Connect, err}
 	}
@@ -117,11 +129,12 @@ func (c *h1) dial(ctx context.Context) (*conn, error) {
 	if c.key.scheme != "https" {
 		return cn, nil
 	}
-	conf := c.pool.tls.Clone()
+	cn.trust = now.trust
+	conf := cn.trust.config.Clone()
 	conf.ServerName = c.serverName
 	conf.NextProtos = []string{"h2", "http/1.1"}
 	tc := tls.Client(nc, conf)
-	hctx, cancel := context.WithTimeout(ctx, c.pool.opts.ConnectTimeout)
+	hctx, cancel := context.WithTimeout(ctx, now.connectTimeout)
 	defer cancel()
 	if err := tc.HandshakeContext(hctx); err != nil {
 		_ = nc.Close()
@@ -135,9 +148,9 @@ func (c *h1) dial(ctx context.Context) (*conn, error) {
 	return cn, nil
 }
 
-func (c *h1) roundTrip(ctx context.Context, t *target, req *Request, res *Response) error {
+func (c *h1) roundTrip(ctx context.Context, t *target, timeout time.Duration, req *Request, res *Response) error {
 	if c.h2.Load() {
-		return c.via.roundTrip(ctx, t, req, res)
+		return c.via.roundTrip(ctx, t, timeout, req, res)
 	}
 	reuse := true
 	for {
@@ -152,18 +165,18 @@ func (c *h1) roundTrip(ctx context.Context, t *target, req *Request, res *Respon
 		reused := cn != nil
 		if cn == nil {
 			var err error
-			dctx, cancel := context.WithTimeout(ctx, t.timeout)
+			dctx, cancel := context.WithTimeout(ctx, timeout)
 			cn, err = c.dial(dctx)
 			cancel()
 			if err != nil {
 				if errors.Is(err, errHTTP2) {
 					c.h2.Store(true)
-					return c.via.roundTrip(ctx, t, req, res)
+					return c.via.roundTrip(ctx, t, timeout, req, res)
 				}
 				return err
 			}
 		}
-		err := cn.call(ctx, t, req, res)
+		err := cn.call(ctx, t, timeout, req, res)
 		if err == nil {
 			return nil
 		}
@@ -182,6 +195,7 @@ func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 type conn struct {
 	h     *h1
 	c     net.Conn
+	trust *trust // how it was verified; nil: it has no TLS
 	raw   syscall.RawConn
 	probe func(fd uintptr)
 	dead  bool // what probe found
@@ -330,8 +344,8 @@ func (cn *conn) fill(max int) error {
 const inlineBody = 16 << 10
 
 // call sends the request and reads the header of the answer.
-func (cn *conn) call(ctx context.Context, t *target, req *Request, res *Response) error {
-	cn.ctx, cn.silent, cn.upload, cn.timeout = ctx, true, nil, t.timeout
+func (cn *conn) call(ctx context.Context, t *target, timeout time.Duration, req *Request, res *Response) error {
+	cn.ctx, cn.silent, cn.upload, cn.timeout = ctx, true, nil, timeout
 	if cn.w > cn.r {
 		// The host has spoken without being asked: what it says next could be taken for an answer to this request.
 		return &callError{Protocol, errors.New("the backend sent what was not asked for")}
@@ -351,7 +365,7 @@ func (cn *conn) call(ctx context.Context, t *target, req *Request, res *Response
 		}
 		sent = true
 	}
-	cn.deadline = time.Now().Add(t.timeout)
+	cn.deadline = time.Now().Add(timeout)
 	large := len(cn.out) > 4096 // what is smaller fits into any socket's buffer
 	if large {
 		if err := cn.c.SetWriteDeadline(cn.deadline); err != nil {

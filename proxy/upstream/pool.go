@@ -2,16 +2,12 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +37,13 @@ type Options struct {
 	Transport bool
 }
 
+// Defaults are those of the Options that may change while a pool is in use; their fields mean the same.
+type Defaults struct {
+	ConnectTimeout, Timeout time.Duration
+	CAFile                  string
+	SkipTLSVerify           bool
+}
+
 func (o *Options) defaults() {
 	set := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
@@ -61,9 +64,9 @@ func (o *Options) defaults() {
 
 // Pool keeps the hosts. Its methods may be called from any goroutine.
 type Pool struct {
-	opts      Options
-	tls       *tls.Config
-	transport *http.Transport
+	opts Options // but for what Defaults holds: that is in settings
+	// settings is replaced as a whole, under mu, and read by every call.
+	settings atomic.Pointer[settings]
 
 	mu    sync.Mutex
 	hosts map[hostKey]*host
@@ -93,33 +96,11 @@ const suspend = 2 * time.Second
 func NewPool(o Options) (*Pool, error) {
 	o.defaults()
 	p := &Pool{opts: o, hosts: map[hostKey]*host{}, stop: make(chan struct{}), done: make(chan struct{})}
-	p.tls = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.SkipTLSVerify, //nolint:gosec // only where the operator writes skip_ssl_verification
-		ClientSessionCache: tls.NewLRUClientSessionCache(256)}
-	if o.CAFile != "" {
-		pem, err := os.ReadFile(o.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading the CA file of the backends: %w", err)
-		}
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("CA file %s of the backends holds no certificate in PEM", o.CAFile)
-		}
-		p.tls.RootCAs = pool
+	s, err := p.settle(Defaults{ConnectTimeout: o.ConnectTimeout, Timeout: o.Timeout, CAFile: o.CAFile, SkipTLSVerify: o.SkipTLSVerify}, nil)
+	if err != nil {
+		return nil, err
 	}
-	p.transport = &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:        p.tls.Clone(),
-		TLSHandshakeTimeout:    o.ConnectTimeout,
-		MaxIdleConnsPerHost:    o.MaxIdlePerHost,
-		IdleConnTimeout:        o.IdleTimeout,
-		ExpectContinueTimeout:  continueTimeout,
-		MaxResponseHeaderBytes: int64(o.MaxHeaderBytes),
-		DisableCompression:     true,
-		ForceAttemptHTTP2:      true,
-	}
+	p.settings.Store(s)
 	go p.reap()
 	return p, nil
 }
@@ -162,7 +143,7 @@ func (p *Pool) Close() {
 		for _, h := range p.hosts {
 			h.client.closeIdle()
 		}
-		p.transport.CloseIdleConnections()
+		p.settings.Load().transport.CloseIdleConnections()
 	})
 	p.uploads.Wait()
 }
@@ -177,8 +158,8 @@ type target struct {
 	scheme                string
 	// authorization is the basic credential of the endpoint, "" for none.
 	authorization string
-	// timeout is the wait for the answer; whole is the same for all hosts of an endpoint together.
-	timeout, whole time.Duration
+	// timeout is the endpoint's own wait for the answer, 0 for that of the pool.
+	timeout time.Duration
 }
 
 // Endpoint is a compiled backend. It is immutable but for the turn of the round robin, and counted by its users.
@@ -222,11 +203,7 @@ func (p *Pool) Open(d *definition.Endpoint) (*Endpoint, error) {
 			e.Release()
 			return nil, fmt.Errorf("%w: URL: %w", ErrEndpoint, err)
 		}
-		t := target{authorization: authorization, timeout: d.Timeout, scheme: u.Scheme}
-		if t.timeout <= 0 {
-			t.timeout = p.opts.Timeout
-		}
-		t.whole = t.timeout
+		t := target{authorization: authorization, timeout: max(d.Timeout, 0), scheme: u.Scheme}
 		port := u.Port()
 		switch u.Scheme {
 		case "http", "h2c":
@@ -267,12 +244,11 @@ func (p *Pool) acquire(k hostKey, serverName string) *host {
 		h = &host{key: k}
 		switch {
 		case k.scheme == "h2c":
-			t := p.transport.Clone()
-			t.Protocols = new(http.Protocols)
-			t.Protocols.SetUnencryptedHTTP2(true)
-			h.client = &viaTransport{t: t, opts: &p.opts, own: true}
+			c := &viaTransport{pool: p}
+			c.own.Store(p.settings.Load().unencrypted())
+			h.client = c
 		case p.opts.Transport:
-			h.client = &viaTransport{t: p.transport, opts: &p.opts}
+			h.client = &viaTransport{pool: p}
 		default:
 			h.client = newH1(p, k, serverName)
 		}
@@ -321,21 +297,23 @@ func (e *Endpoint) Call(ctx context.Context, req *Request, res *Response) error 
 		body = &requestBody{r: req.Body}
 		req.Body = body
 	}
+	whole := e.targets[0].timeout // the same for all of them
+	if whole == 0 {
+		whole = e.pool.settings.Load().timeout
+	}
 	var began time.Time
 	if n > 1 {
 		began = time.Now()
 	}
 	for i := 0; ; i++ {
-		t := &e.targets[(first+i)%n]
+		t, timeout := &e.targets[(first+i)%n], whole
 		if i > 0 {
 			// One deadline covers all attempts.
-			rest := *t
-			rest.timeout = max(rest.timeout-time.Since(began), time.Millisecond)
-			t = &rest
+			timeout = max(whole-time.Since(began), time.Millisecond)
 		}
 		res.Attempts++
-		err := t.host.client.roundTrip(ctx, t, req, res)
-		last := i == n-1 || n > 1 && time.Since(began) >= t.whole
+		err := t.host.client.roundTrip(ctx, t, timeout, req, res)
+		last := i == n-1 || n > 1 && time.Since(began) >= whole
 		if err == nil {
 			if !last && e.kind == definition.Failover && failoverStatus(res.Status) && repeatable(req) {
 				_, _ = io.CopyN(io.Discard, res.Body, 4096)
@@ -351,7 +329,7 @@ func (e *Endpoint) Call(ctx context.Context, req *Request, res *Response) error 
 		if body != nil && body.bad.Load() {
 			kind = RequestBody
 		}
-		if kind == Connect && i > 0 && time.Since(began) >= t.whole {
+		if kind == Connect && i > 0 && time.Since(began) >= whole {
 			kind = Timeout // what was left of the time was too short: the host is not to blame
 		}
 		if kind == Connect {

@@ -17,20 +17,28 @@ import (
 
 // viaTransport calls a host through http.Transport: HTTP/2, and the reference for the own client.
 type viaTransport struct {
-	t    *http.Transport
-	opts *Options
-	own  bool // t belongs to this host alone
+	pool *Pool
+	// own belongs to this host alone; nil: the pool's is used.
+	own atomic.Pointer[http.Transport]
 }
 
 func (c *viaTransport) closeIdle() {
-	if c.own {
-		c.t.CloseIdleConnections()
+	if t := c.own.Load(); t != nil {
+		t.CloseIdleConnections()
 	}
+}
+
+// transport returns what calls that begin now go through.
+func (c *viaTransport) transport() *http.Transport {
+	if t := c.own.Load(); t != nil {
+		return t
+	}
+	return c.pool.settings.Load().transport
 }
 
 var errHeaderTimeout = errors.New("the answer did not begin in time")
 
-func (c *viaTransport) roundTrip(ctx context.Context, t *target, req *Request, res *Response) error {
+func (c *viaTransport) roundTrip(ctx context.Context, t *target, timeout time.Duration, req *Request, res *Response) error {
 	scheme := t.scheme
 	if scheme == "h2c" {
 		scheme = "http"
@@ -64,7 +72,7 @@ func (c *viaTransport) roundTrip(ctx context.Context, t *target, req *Request, r
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	var began, late atomic.Bool
-	timer := time.AfterFunc(t.timeout, func() {
+	timer := time.AfterFunc(timeout, func() {
 		if !began.Load() {
 			late.Store(true)
 			cancel(errHeaderTimeout)
@@ -84,10 +92,10 @@ func (c *viaTransport) roundTrip(ctx context.Context, t *target, req *Request, r
 		out.Body = io.NopCloser(req.Body)
 		if req.Length > 0 || req.Length < 0 {
 			// The timeout is for the answer: a long upload must not use it up.
-			out.Body = &pushBack{Reader: req.Body, timer: timer, d: t.timeout, began: &began}
+			out.Body = &pushBack{Reader: req.Body, timer: timer, d: timeout, began: &began}
 		}
 	}
-	r, err := c.t.RoundTrip(out)
+	r, err := c.transport().RoundTrip(out)
 	began.Store(true)
 	timer.Stop()
 	if err != nil || late.Load() {
@@ -115,7 +123,7 @@ func (c *viaTransport) roundTrip(ctx context.Context, t *target, req *Request, r
 	for k := range r.Trailer {
 		res.Announced = append(res.Announced, k)
 	}
-	res.Body = &transportBody{r: r, res: res, cancel: cancel, idle: c.opts.StreamIdleTimeout}
+	res.Body = &transportBody{r: r, res: res, cancel: cancel, idle: c.pool.opts.StreamIdleTimeout}
 	return nil
 }
 

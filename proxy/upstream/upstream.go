@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // Field is a header field that the gateway sets on the way out.
@@ -111,7 +112,8 @@ func KindOf(err error) Kind {
 
 // client calls one host.
 type client interface {
-	roundTrip(ctx context.Context, t *target, req *Request, res *Response) error
+	// roundTrip waits for the header of the answer for as long as timeout says.
+	roundTrip(ctx context.Context, t *target, timeout time.Duration, req *Request, res *Response) error
 	closeIdle()
 }
 

@@ -237,8 +237,8 @@ func parse(p *Pool, in []byte, method string) (res Response, body []byte, reused
 	h := &h1{pool: p}
 	cn := &conn{h: h, c: &fixed{r: bytes.NewReader(in)}, buf: make([]byte, len(in)+64)}
 	res.Header = http.Header{}
-	t := &target{timeout: time.Minute, authority: "h"}
-	if err := cn.call(context.Background(), t, &Request{Method: method, Header: http.Header{}}, &res); err != nil {
+	t := &target{authority: "h"}
+	if err := cn.call(context.Background(), t, time.Minute, &Request{Method: method, Header: http.Header{}}, &res); err != nil {
 		return res, nil, false, err
 	}
 	body, err = io.ReadAll(res.Body)
@@ -335,7 +335,7 @@ func BenchmarkCall(b *testing.B) {
 	h := &h1{pool: p}
 	src := bytes.NewReader(answer)
 	cn := &conn{h: h, c: &fixed{r: src}, buf: make([]byte, connBuffer)}
-	t := &target{timeout: time.Minute, authority: "h"}
+	t := &target{authority: "h"}
 	req := &Request{Method: "GET", Path: "/items", Header: http.Header{"Accept": {"*/*"}, "User-Agent": {"bench"}}, Fields: []Field{{"X-Forwarded-For", "127.0.0.1"}, {"X-Request-Id", "0123456789abcdef0123456789abcdef"}}}
 	buf := make([]byte, 4096)
 	var res Response
@@ -345,7 +345,7 @@ func BenchmarkCall(b *testing.B) {
 		src.Reset(answer)
 		clear(header)
 		res = Response{Header: header}
-		if err := cn.call(context.Background(), t, req, &res); err != nil {
+		if err := cn.call(context.Background(), t, time.Minute, req, &res); err != nil {
 			b.Fatal(err)
 		}
 		for {
