@@ -113,6 +113,9 @@ func TestLikeReverseProxy(t *testing.T) {
 			reference := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(pr *httputil.ProxyRequest) {
 				pr.SetURL(u)
 				pr.Out.URL.Path = strings.TrimPrefix(pr.Out.URL.Path, "/a/1")
+				if pr.Out.Body != nil {
+					pr.Out.Body = &endsOnce{ReadCloser: pr.Out.Body}
+				}
 			}, Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: -1}, ErrorLog: quietLog()})
 			g := start(t, o, anyAPI(single(backend)))
 			for _, r := range requests {
@@ -134,6 +137,51 @@ func TestLikeReverseProxy(t *testing.T) {
 			g.stop()
 		}
 	})
+}
+
+// endsOnce gives httputil.ReverseProxy what the gateway has: a body that is not asked again once it has ended. Without it
+// a fast backend's answer is cut now and then, because net/http has closed the body by the time it is asked.
+type endsOnce struct {
+	io.ReadCloser
+	over error
+}
+
+func (b *endsOnce) Read(p []byte) (n int, err error) {
+	if b.over == nil {
+		n, b.over = b.ReadCloser.Read(p)
+	}
+	return n, b.over
+}
+
+// TestTheBodyIsNotReadPastItsEnd shows that net/http's body, closed as soon as the answer's header is written, is not asked
+// again after its last byte: the error of that read would cut a good answer.
+func TestTheBodyIsNotReadPastItsEnd(t *testing.T) {
+	inner := &closedAtEnd{text: "some body"}
+	b := &requestBody{r: inner}
+	got, err := io.ReadAll(io.LimitReader(b, 9))
+	if err != nil || string(got) != "some body" {
+		t.Fatalf("the body is %q, %v", got, err)
+	}
+	for range 2 {
+		if n, err := b.Read(make([]byte, 8)); n != 0 || err != io.EOF {
+			t.Errorf("after its end the body gives %d bytes and %v, want EOF", n, err)
+		}
+	}
+}
+
+// closedAtEnd is a body as net/http's: EOF comes with the last bytes, and a later read meets a closed body.
+type closedAtEnd struct{ text string }
+
+func (b *closedAtEnd) Read(p []byte) (int, error) {
+	if b.text == "" {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n := copy(p, b.text)
+	b.text = b.text[n:]
+	if b.text == "" {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 var lengths = regexp.MustCompile(`length -?[0-9]+ |Content-Length: \["[0-9]+"\](; )?`)

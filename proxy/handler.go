@@ -81,6 +81,9 @@ type requestBody struct {
 	// trailer is what the client's engine fills at the end; secret is the field of the credential.
 	trailer http.Header
 	secret  string
+	// over is what ended the body. The upload asks once more after the last byte: by then the backend may have answered and
+	// net/http have closed the body, and its error would end the exchange with the backend in the middle of the answer.
+	over error
 }
 
 // readDeadline and writeDeadline are what net/http's response writers offer to bound a client's silence.
@@ -92,6 +95,9 @@ type (
 var errTooLarge = errors.New("the request body is larger than allowed")
 
 func (b *requestBody) Read(p []byte) (int, error) {
+	if b.over != nil {
+		return 0, b.over
+	}
 	bounded := b.setDeadline(true)
 	n, err := b.r.Read(p)
 	if err != nil && bounded {
@@ -109,8 +115,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	if total := b.n.Add(int64(n)); b.max > 0 && total > b.max {
 		b.tooLarge.Store(true)
-		return 0, errTooLarge
+		n, err = 0, errTooLarge
 	}
+	b.over = err
 	return n, err
 }
 
