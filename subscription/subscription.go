@@ -67,7 +67,7 @@ type APIResource struct {
 	Scopes  []string
 }
 
-// Application is a consumer's application (rest.md 2.2).
+// Application is a consumer's application (rest.md 2.2). ID is 0 where only the UUID is known.
 type Application struct {
 	ID         int64
 	UUID       string
@@ -95,7 +95,7 @@ type KeyMapping struct {
 	Origin          Origin
 }
 
-// Subscription binds an application to an API with a business plan (rest.md 2.4).
+// Subscription binds an application to an API with a business plan (rest.md 2.4). ID is 0 where only the UUID is known.
 type Subscription struct {
 	ID              int64
 	UUID            string
@@ -108,6 +108,25 @@ type Subscription struct {
 	Tenant          string
 	UpdatedAt       int64
 	Origin          Origin
+}
+
+// Key is what an application is kept under: its number, or a negative one made of its UUID where no number is known. It is
+// the same in every process. 0: the row names neither.
+func (a *Application) Key() int64 { return RowKey(a.ID, a.UUID) }
+
+// Key is what a subscription is kept under, as with Application.Key.
+func (s *Subscription) Key() int64 { return RowKey(s.ID, s.UUID) }
+
+// RowKey is the number, or where that is 0 a negative one made of the UUID (FNV-1a, 63 bits); 0 when neither is known.
+func RowKey(id int64, uuid string) int64 {
+	if id != 0 || uuid == "" {
+		return id
+	}
+	h := uint64(14695981039346656037)
+	for i := range len(uuid) {
+		h = (h ^ uint64(uuid[i])) * 1099511628211
+	}
+	return -1 - int64(h>>1)
 }
 
 // APIRef names the API of a request: by UUID, by database number, and by context and version, whatever is known.

@@ -100,7 +100,7 @@ func (m *model) resolve(ck, km string, ref subscription.APIRef) (f subscription.
 		return f
 	}
 	api, app := f.API, f.Application
-	newer := func(a, b *subscription.Subscription) bool { return a.ID > b.ID }
+	newer := func(a, b *subscription.Subscription) bool { return a.ID > b.ID || a.ID == b.ID && a.UUID > b.UUID }
 	if api.UUID != "" && app.UUID != "" {
 		f.Subscription = best(m.subscriptions, func(s *subscription.Subscription) bool {
 			return s.APIUUID == api.UUID && s.ApplicationUUID == app.UUID
@@ -202,11 +202,11 @@ func TestStoreAgainstModel(t *testing.T) {
 			},
 			"put application": func(t *rapid.T) {
 				r := genApp.Draw(t, "row")
-				equal(t, "before", s.Applications().Put(r), put(&m.applications, r, func(x *subscription.Application) bool { return x.ID == r.ID }))
+				equal(t, "before", s.Applications().Put(r), put(&m.applications, r, func(x *subscription.Application) bool { return x.Key() == r.Key() }))
 			},
 			"delete application": func(t *rapid.T) {
-				id := genID.Draw(t, "id")
-				want := best(m.applications, func(x *subscription.Application) bool { return x.ID == id }, func(a, b *subscription.Application) bool { return false })
+				id := subscription.RowKey(genID.Draw(t, "id"), genUUID.Draw(t, "uuid"))
+				want := best(m.applications, func(x *subscription.Application) bool { return x.Key() == id }, func(a, b *subscription.Application) bool { return false })
 				equal(t, "before", s.Applications().Delete(id), want)
 				remove(&m.applications, want)
 			},
@@ -214,7 +214,7 @@ func TestStoreAgainstModel(t *testing.T) {
 				rows := rapid.SliceOfN(genApp, 0, 6).Draw(t, "rows")
 				m.applications = nil
 				for _, r := range rows {
-					put(&m.applications, r, func(x *subscription.Application) bool { return x.ID == r.ID })
+					put(&m.applications, r, func(x *subscription.Application) bool { return x.Key() == r.Key() })
 				}
 				s.Applications().ReplaceAll(rows)
 			},
@@ -247,11 +247,11 @@ func TestStoreAgainstModel(t *testing.T) {
 			},
 			"put subscription": func(t *rapid.T) {
 				r := genSub.Draw(t, "row")
-				equal(t, "before", s.Subscriptions().Put(r), put(&m.subscriptions, r, func(x *subscription.Subscription) bool { return x.ID == r.ID }))
+				equal(t, "before", s.Subscriptions().Put(r), put(&m.subscriptions, r, func(x *subscription.Subscription) bool { return x.Key() == r.Key() }))
 			},
 			"delete subscription": func(t *rapid.T) {
-				id := genID.Draw(t, "id")
-				want := best(m.subscriptions, func(x *subscription.Subscription) bool { return x.ID == id }, func(a, b *subscription.Subscription) bool { return false })
+				id := subscription.RowKey(genID.Draw(t, "id"), genUUID.Draw(t, "uuid"))
+				want := best(m.subscriptions, func(x *subscription.Subscription) bool { return x.Key() == id }, func(a, b *subscription.Subscription) bool { return false })
 				equal(t, "before", s.Subscriptions().Delete(id), want)
 				remove(&m.subscriptions, want)
 			},
@@ -259,7 +259,7 @@ func TestStoreAgainstModel(t *testing.T) {
 				rows := rapid.SliceOfN(genSub, 0, 6).Draw(t, "rows")
 				m.subscriptions = nil
 				for _, r := range rows {
-					put(&m.subscriptions, r, func(x *subscription.Subscription) bool { return x.ID == r.ID })
+					put(&m.subscriptions, r, func(x *subscription.Subscription) bool { return x.Key() == r.Key() })
 				}
 				s.Subscriptions().ReplaceAll(rows)
 			},
@@ -293,7 +293,7 @@ func TestTableAgainstMap(t *testing.T) {
 				for range rapid.IntRange(1, 60).Draw(t, "n") {
 					r := row(t)
 					tab.Put(r)
-					want[r.ID] = r
+					want[r.Key()] = r
 				}
 			},
 			"delete many": func(t *rapid.T) {

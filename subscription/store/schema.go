@@ -47,7 +47,7 @@ func findApplication(v *view[subscription.Application], id int64) *subscription.
 	h := hashID(id)
 	c := v.primary.rows(h)
 	for a := c.next(); a != nil; a = c.next() {
-		if exact(h) || a.ID == id {
+		if exact(h) || a.Key() == id {
 			return a
 		}
 	}
@@ -58,7 +58,7 @@ func findSubscription(v *view[subscription.Subscription], id int64) *subscriptio
 	h := hashID(id)
 	c := v.primary.rows(h)
 	for r := c.next(); r != nil; r = c.next() {
-		if exact(h) || r.ID == id {
+		if exact(h) || r.Key() == id {
 			return r
 		}
 	}
@@ -144,9 +144,9 @@ func (s *Store) apiSchema() schema[APIKey, subscription.API] {
 
 func (s *Store) applicationSchema() schema[int64, subscription.Application] {
 	return schema[int64, subscription.Application]{
-		key:  func(r *subscription.Application) int64 { return r.ID },
+		key:  (*subscription.Application).Key,
 		find: findApplication,
-		hash: func(r *subscription.Application) (uint64, bool) { return hashID(r.ID), true },
+		hash: func(r *subscription.Application) (uint64, bool) { return hashID(r.Key()), true },
 		secondary: []func(*subscription.Application) (uint64, bool){
 			applicationByUUID: func(r *subscription.Application) (uint64, bool) {
 				return maphash.String(s.seed, r.UUID), r.UUID != ""
@@ -204,9 +204,9 @@ func (s *Store) mappingSchema() schema[MappingKey, subscription.KeyMapping] {
 
 func (s *Store) subscriptionSchema() schema[int64, subscription.Subscription] {
 	return schema[int64, subscription.Subscription]{
-		key:  func(r *subscription.Subscription) int64 { return r.ID },
+		key:  (*subscription.Subscription).Key,
 		find: findSubscription,
-		hash: func(r *subscription.Subscription) (uint64, bool) { return hashID(r.ID), true },
+		hash: func(r *subscription.Subscription) (uint64, bool) { return hashID(r.Key()), true },
 		secondary: []func(*subscription.Subscription) (uint64, bool){
 			subscriptionByIDs: func(r *subscription.Subscription) (uint64, bool) {
 				return hashIDs(r.ApplicationID, r.APIID), r.ApplicationID != 0 && r.APIID != 0

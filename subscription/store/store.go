@@ -54,13 +54,14 @@ func New() *Store {
 // the other way round, stays one row.
 func (s *Store) APIs() *Table[APIKey, subscription.API] { return s.apis }
 
-// Applications returns the table of applications, keyed by number.
+// Applications returns the table of applications, keyed by number, or by what RowKey makes of the
+// UUID where there is none.
 func (s *Store) Applications() *Table[int64, subscription.Application] { return s.applications }
 
 // KeyMappings returns the table of key mappings. A row without a key manager (3.2) is kept under the empty one.
 func (s *Store) KeyMappings() *Table[MappingKey, subscription.KeyMapping] { return s.mappings }
 
-// Subscriptions returns the table of subscriptions, keyed by number.
+// Subscriptions returns the table of subscriptions, keyed as applications are.
 func (s *Store) Subscriptions() *Table[int64, subscription.Subscription] { return s.subscriptions }
 
 // Resolve collects the rows that decide a request (contract rest.md 4.1 steps 5 to 8). Rows are joined by UUID where both
@@ -144,7 +145,7 @@ func (s *Store) subscriptionOf(app *subscription.Application, api *subscription.
 	if app.UUID != "" && api.UUID != "" {
 		c := v.secondary[subscriptionByUUIDs].rows(s.hashUUIDs(app.UUID, api.UUID))
 		for r := c.next(); r != nil; r = c.next() {
-			if r.ApplicationUUID == app.UUID && r.APIUUID == api.UUID && (best == nil || r.ID > best.ID) {
+			if r.ApplicationUUID == app.UUID && r.APIUUID == api.UUID && newerSubscription(r, best) {
 				best = r
 			}
 		}
@@ -158,7 +159,7 @@ func (s *Store) subscriptionOf(app *subscription.Application, api *subscription.
 	c := v.secondary[subscriptionByIDs].rows(hashIDs(app.ID, api.ID))
 	for r := c.next(); r != nil; r = c.next() {
 		if r.ApplicationID == app.ID && r.APIID == api.ID && agree(r.ApplicationUUID, app.UUID) && agree(r.APIUUID, api.UUID) &&
-			(best == nil || r.ID > best.ID) {
+			newerSubscription(r, best) {
 			best = r
 		}
 	}
@@ -171,5 +172,10 @@ func agree(a, b string) bool { return a == "" || b == "" || a == b }
 // newerAPI orders rows that claim one place: the higher number, then the greater UUID, so that the answer does not
 // depend on the order in which they came.
 func newerAPI(a, than *subscription.API) bool {
+	return than == nil || a.ID > than.ID || a.ID == than.ID && a.UUID > than.UUID
+}
+
+// newerSubscription is as newerAPI.
+func newerSubscription(a, than *subscription.Subscription) bool {
 	return than == nil || a.ID > than.ID || a.ID == than.ID && a.UUID > than.UUID
 }

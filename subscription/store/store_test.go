@@ -122,6 +122,41 @@ func TestAnotherApplicationOfTheSameNumberDoesNotAnswer(t *testing.T) {
 	}
 }
 
+func TestRowsWithoutANumberAreKeptByUUID(t *testing.T) {
+	for name, fill := range map[string]func(*Store, []subscription.Application, []subscription.Subscription){
+		"one by one": func(s *Store, apps []subscription.Application, subs []subscription.Subscription) {
+			for _, a := range apps {
+				s.Applications().Put(a)
+			}
+			for _, r := range subs {
+				s.Subscriptions().Put(r)
+			}
+		},
+		"at once": func(s *Store, apps []subscription.Application, subs []subscription.Subscription) {
+			s.Applications().ReplaceAll(apps)
+			s.Subscriptions().ReplaceAll(subs)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New()
+			s.APIs().Put(subscription.API{UUID: "api", Context: "/a/1", Version: "1"})
+			s.KeyMappings().Put(subscription.KeyMapping{ConsumerKey: "k1", ApplicationUUID: "a1"})
+			s.KeyMappings().Put(subscription.KeyMapping{ConsumerKey: "k2", ApplicationUUID: "a2"})
+			fill(s, []subscription.Application{{UUID: "a1"}, {UUID: "a2"}},
+				[]subscription.Subscription{{UUID: "s1", APIUUID: "api", ApplicationUUID: "a1"}, {UUID: "s2", APIUUID: "api", ApplicationUUID: "a2"}})
+			for k, want := range map[string]string{"k1": "s1", "k2": "s2"} {
+				f := s.Resolve(k, "", subscription.APIRef{UUID: "api"})
+				if f.Application == nil || f.Subscription == nil || f.Subscription.UUID != want {
+					t.Errorf("%s leads to %+v, want subscription %s", k, f, want)
+				}
+			}
+			if r := s.Subscriptions().Delete(subscription.RowKey(0, "s1")); r == nil || r.UUID != "s1" || s.Subscriptions().Len() != 1 {
+				t.Errorf("deleted %+v, %d are left; want s1 and 1", r, s.Subscriptions().Len())
+			}
+		})
+	}
+}
+
 func TestReplaceAllOfRowsOfOneKeyKeepsTheLast(t *testing.T) {
 	s := New()
 	s.Subscriptions().ReplaceAll([]subscription.Subscription{{ID: 1, APIID: 1, ApplicationID: 1, Policy: "first"}, {ID: 2}, {ID: 1, APIID: 5, ApplicationID: 5, Policy: "last"}})
