@@ -17,10 +17,13 @@ type Origin struct {
 	ID   string
 }
 
-// ClaimMapping renames one claim of a token before it is used.
+// ClaimMapping renames one claim of a token before it is used, and may change its value.
 type ClaimMapping struct {
 	Remote string
 	Local  string
+	// Function changes the value: "", lower, upper, split(x), join(x), prefix(x) or regex(from,to) (contract
+	// gateway-behaviour.md 15).
+	Function string
 }
 
 // KeyManager is the configuration of an issuer and validator of tokens (contract rest.md 5.1, 5.2;
@@ -57,9 +60,16 @@ type KeyManager struct {
 	SkipSubscriptions, ValidateSubscriptions bool
 	// MaxStale is how long a key set is kept while it cannot be refreshed; 0 means 24 h.
 	MaxStale time.Duration
-	// CAFile and SkipTLSVerify apply to the key set's URL.
-	CAFile        string
+	// CAFile and SkipTLSVerify apply to the key set's URL. CAPEM, when not empty, is what CAFile holds: a change of it is a
+	// change of the key manager, which the name of the file alone does not show.
+	CAFile, CAPEM string
 	SkipTLSVerify bool
+	// SharedSecret verifies HS256, HS384 and HS512; "" refuses them. Only an issuer of the configuration has one.
+	SharedSecret string
+	// Introspection, when not nil, is where opaque tokens are asked about.
+	Introspection *Introspection
+	// TokenFormats say which tokens are this key manager's; none means that the issuer tells.
+	TokenFormats []TokenFormat
 	// FromConfiguration marks an issuer of the configuration file; a key manager of the API Manager with the same
 	// issuer replaces it.
 	FromConfiguration bool
@@ -91,6 +101,7 @@ type EmbeddedApplication struct {
 
 // Token is a verified credential. It is shared by all requests that carry the same token and must not be changed.
 type Token struct {
+	Kind        Kind
 	KeyManager  string // canonical name
 	Issuer      string
 	ID          string // jti, else the signature part
@@ -109,7 +120,12 @@ type Token struct {
 	BoundTo     string
 	Application *EmbeddedApplication
 	Subscribed  []EmbeddedSubscription
-	Origin      Origin // of the key manager
+	// Tier is the business plan that the credential itself brings (that of a client certificate); "" means none.
+	Tier string
+	// Unsubscribed says that the credential needs no subscription: basic authentication, client certificates and the keys
+	// of the test console.
+	Unsubscribed bool
+	Origin       Origin // of the key manager
 }
 
 // Check names the verification step that failed, in words that logs, explain and WWW-Authenticate share.
@@ -132,6 +148,13 @@ const (
 	CheckBound      Check = "certificate" // bound to a client certificate that did not come with it
 	CheckUnverified Check = "unavailable" // the key server could not be reached and no key is held
 	CheckOpaque     Check = "opaque"      // not a JWT, and no key manager introspects it
+	CheckInactive   Check = "inactive"    // the key manager does not know the opaque token, or no longer
+	CheckKind       Check = "kind"        // a token of another kind: an API key as an access token, or the reverse
+	CheckAPI        Check = "api"         // the API key is not for the API
+	CheckIP         Check = "permitted_ip"
+	CheckReferer    Check = "permitted_referer"
+	CheckUser       Check = "user" // user or password of basic authentication
+	CheckClient     Check = "client_certificate"
 )
 
 // ErrRefused is what every *Refusal is, for errors.Is.
@@ -146,6 +169,8 @@ type Refusal struct {
 	Origin     Origin
 	// Temporary is true when the fault is ours (key server away): 503, not 401.
 	Temporary bool
+	// Forbidden is true when the credential is good but not from here: 403/900908, not 401.
+	Forbidden bool
 }
 
 func (r *Refusal) Error() string {
