@@ -119,6 +119,15 @@ func New(o Options) (*Source, error) {
 	return s, nil
 }
 
+// Inherit takes the set that another source of the same URL holds, with its age, so that a change of how the server is
+// verified leaves no moment without keys. Call it before Start.
+func (s *Source) Inherit(from *Source) {
+	if set := from.set.Load(); set != nil {
+		s.until.Store(from.until.Load())
+		s.set.Store(set)
+	}
+}
+
 // Start begins to fetch in the background until Close.
 func (s *Source) Start() {
 	s.mu.Lock()

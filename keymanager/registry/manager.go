@@ -56,6 +56,9 @@ func newManager(km keymanager.KeyManager, revision uint64, was *manager, o Optio
 			m.fault = err
 			break
 		}
+		if was != nil && was.source != nil && sameServer(was.km, &km) {
+			m.source.Inherit(was.source)
+		}
 		m.source.Start()
 	case km.PEM != "":
 		m.pem, m.fault = jwks.ParsePEM(km.PEM)
@@ -83,12 +86,16 @@ func transport(km *keymanager.KeyManager, o Options) (http.RoundTripper, *tls.Co
 	}
 	c.InsecureSkipVerify = km.SkipTLSVerify
 	if km.CAFile != "" {
-		b, err := os.ReadFile(km.CAFile)
-		if err != nil {
-			return nil, nil, fmt.Errorf("reading its CA file: %w", err)
+		b := []byte(km.CAPEM)
+		if len(b) == 0 {
+			var err error
+			if b, err = os.ReadFile(km.CAFile); err != nil {
+				return nil, nil, fmt.Errorf("reading its CA file: %w", err)
+			}
 		}
 		pool := c.RootCAs
 		if pool == nil {
+			var err error
 			if pool, err = x509.SystemCertPool(); err != nil {
 				pool = x509.NewCertPool()
 			}
@@ -102,7 +109,12 @@ func transport(km *keymanager.KeyManager, o Options) (http.RoundTripper, *tls.Co
 	return nil, c, nil
 }
 
-func sameSource(a, b *keymanager.KeyManager) bool {
+// sameSource reports whether the keys of b come from where those of a do, in the same way.
+func sameSource(a, b *keymanager.KeyManager) bool { return sameServer(a, b) && a.CAPEM == b.CAPEM }
+
+// sameServer reports whether nothing but the content of the CA file differs: the keys held stay good until the next fetch,
+// which begins at once.
+func sameServer(a, b *keymanager.KeyManager) bool {
 	return a.JWKSURL == b.JWKSURL && a.CAFile == b.CAFile && a.SkipTLSVerify == b.SkipTLSVerify && a.MaxStale == b.MaxStale && b.JWKSURL != ""
 }
 
