@@ -3,6 +3,7 @@ package databridge
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -39,6 +40,8 @@ type Options struct {
 	Username, Password string
 	// TLS is used for ssl:// URLs; nil verifies against the system's roots. ServerName is filled in where it is empty.
 	TLS *tls.Config
+	// Roots, when not nil, is asked for the authorities of each connection, in the place of those of TLS.
+	Roots func() *x509.CertPool
 	// Dial opens connections; nil means TCP with a keep-alive of 30 s.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// DialTimeout bounds a connection and its TLS handshake, default 10 s. ReadTimeout bounds the wait for an answer, default
@@ -155,6 +158,9 @@ func (c *Client) dial(ctx context.Context, scheme, address, host string) (net.Co
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.o.TLS != nil {
 		cfg = c.o.TLS.Clone()
+	}
+	if c.o.Roots != nil {
+		cfg.RootCAs = c.o.Roots()
 	}
 	if cfg.ServerName == "" {
 		cfg.ServerName = host

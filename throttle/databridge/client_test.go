@@ -287,6 +287,21 @@ func TestClientVerifiesTheCertificate(t *testing.T) {
 	}
 }
 
+func TestAuthoritiesAreAskedForAtEachConnection(t *testing.T) {
+	tm := startTM(t)
+	o := tm.options()
+	now := x509.NewCertPool()
+	o.Roots = func() *x509.CertPool { return now }
+	c := client(t, o)
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](c.Connect(t.Context())); !ok {
+		t.Error("a server of another authority is believed")
+	}
+	now = tm.roots
+	if err := c.Connect(t.Context()); err != nil {
+		t.Errorf("its authority is known now: %v", err)
+	}
+}
+
 func TestSessionTimeoutLogsInAgainAndResendsOnce(t *testing.T) {
 	tm := startTM(t)
 	c := client(t, tm.options())

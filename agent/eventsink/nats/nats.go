@@ -9,6 +9,7 @@ package nats
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,8 @@ type Options struct {
 	URL                string // "nats://host:4222", several separated by commas
 	Username, Password string
 	TLS                *tls.Config // nil: as the URL says
+	// Roots, when not nil, is asked for the authorities of each connection, in the place of those of TLS.
+	Roots func() *x509.CertPool
 	// GatewayID names the gateway in its heartbeat: one token without blanks, dots or wildcards. "" sends no heartbeat.
 	GatewayID string
 	// Heartbeat is the pause between heartbeats, default 1 s.
@@ -120,6 +123,9 @@ func (s *Sender) connection(ctx context.Context) (*natsgo.Conn, error) {
 	}
 	if s.o.TLS != nil {
 		options = append(options, natsgo.Secure(s.o.TLS))
+		if s.o.Roots != nil { // the library asks again at each reconnect
+			options = append(options, natsgo.ClientTLSConfig(nil, func() (*x509.CertPool, error) { return s.o.Roots(), nil }))
+		}
 	}
 	conn, err := natsgo.Connect(s.o.URL, options...)
 	if err != nil {

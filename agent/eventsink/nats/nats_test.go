@@ -2,11 +2,15 @@ package nats
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
+	"gatehouse/integration/harness"
 	"gatehouse/throttle"
 )
 
@@ -174,6 +179,26 @@ func TestOutageFailsSendAndEndsByItself(t *testing.T) {
 	m, err := sub.NextMsg(5 * time.Second)
 	if err != nil || binary.BigEndian.Uint32(m.Data) != 2 {
 		t.Errorf("%v, %v", m, err)
+	}
+}
+
+// The library asks for the authorities at each reconnect.
+func TestAuthoritiesChange(t *testing.T) {
+	certificate, roots := harness.Certificate(t, "127.0.0.1")
+	secure := func(o *server.Options) {
+		o.TLSConfig, o.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}, true
+	}
+	srv := startServer(t, -1, secure)
+	port := srv.Addr().(*net.TCPAddr).Port
+	var now atomic.Pointer[x509.CertPool]
+	now.Store(x509.NewCertPool())
+	s := newSender(t, Options{URL: fmt.Sprintf("tls://127.0.0.1:%d", port), GatewayID: "g", TLS: &tls.Config{MinVersion: tls.VersionTLS12}, Roots: now.Load, Timeout: 2 * time.Second})
+	if err := s.Connect(t.Context()); err == nil {
+		t.Fatal("a server of another authority is believed")
+	}
+	now.Store(roots)
+	if err := s.Connect(t.Context()); err != nil {
+		t.Errorf("its authority is known now: %v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -48,6 +49,8 @@ type Options struct {
 	Topics []string
 	// TLS is used for brokers with TLS; nil means the system's authorities. ServerName is filled in per broker.
 	TLS *tls.Config
+	// Roots, when not nil, is asked for the authorities of each connection, in the place of those of TLS.
+	Roots func() *x509.CertPool
 	// Heartbeat is the interval between signs of life; a dead peer shows after three. 0: the URL's, else 3 s.
 	Heartbeat time.Duration
 	// Prefetch is how many messages of a topic the broker sends ahead of their settling. 0: 100.
@@ -164,7 +167,7 @@ func (s *Source) dial(ctx context.Context, b brokerurl.Broker) (*amqp091.Connect
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	if b.TLS {
-		secured := tls.Client(conn, b.TLSConfig(s.o.TLS))
+		secured := tls.Client(conn, b.TLSConfig(brokerurl.WithRoots(s.o.TLS, s.o.Roots)))
 		if err := secured.HandshakeContext(ctx); err != nil {
 			_ = conn.Close()
 			return nil, fmt.Errorf("tls: %w", err)

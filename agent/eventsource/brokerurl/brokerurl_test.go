@@ -2,6 +2,7 @@ package brokerurl
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -194,6 +195,16 @@ func TestPasswordsAreNotPrinted(t *testing.T) {
 
 func TestTLSConfig(t *testing.T) {
 	base := &tls.Config{MinVersion: tls.VersionTLS13}
+	pool := x509.NewCertPool()
+	if c := WithRoots(base, func() *x509.CertPool { return pool }); c.RootCAs != pool || c.MinVersion != tls.VersionTLS13 || base.RootCAs != nil {
+		t.Errorf("with other roots: %+v of %+v", c, base)
+	}
+	if c := WithRoots(nil, func() *x509.CertPool { return pool }); c.RootCAs != pool || c.MinVersion != tls.VersionTLS12 {
+		t.Errorf("with roots alone: %+v", c)
+	}
+	if c := WithRoots(base, nil); c != base {
+		t.Errorf("without roots: %+v", c)
+	}
 	b := none("apim.example.com:8672", "carbon", "a", "b")
 	if c := b.TLSConfig(base); c == base || c.ServerName != "apim.example.com" || c.MinVersion != tls.VersionTLS13 || c.InsecureSkipVerify {
 		t.Errorf("config is %+v", c)

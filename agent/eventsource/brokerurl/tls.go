@@ -25,6 +25,20 @@ func (b Broker) TLSConfig(base *tls.Config) *tls.Config {
 	return c
 }
 
+// WithRoots returns base, which is not changed and may be nil, with the authorities that roots returns now; base itself when
+// roots is nil.
+func WithRoots(base *tls.Config, roots func() *x509.CertPool) *tls.Config {
+	if roots == nil {
+		return base
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if base != nil {
+		c = base.Clone()
+	}
+	c.RootCAs = roots()
+	return c
+}
+
 func verifyChain(state tls.ConnectionState, roots *x509.CertPool) error {
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("the broker sent no certificate")

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,6 +62,8 @@ type Options struct {
 	Topics []string
 	// TLS is used for brokers with TLS; nil means the system's authorities. ServerName is filled in per broker.
 	TLS *tls.Config
+	// Roots, when not nil, is asked for the authorities of each connection, in the place of those of TLS.
+	Roots func() *x509.CertPool
 	// Heartbeat is the interval between pings; a dead peer shows after three. 0: 3 s.
 	Heartbeat time.Duration
 	// Pending is how many messages of a topic may wait for the handler; more are lost, which is a Gap. 0: 65536.
@@ -340,7 +343,7 @@ func (s *Source) dial(ctx context.Context, b brokerurl.Broker, n notices) (*nats
 	}
 	if b.TLS {
 		scheme = "tls://"
-		options = append(options, natsgo.Secure(b.TLSConfig(s.o.TLS)))
+		options = append(options, natsgo.Secure(b.TLSConfig(brokerurl.WithRoots(s.o.TLS, s.o.Roots))))
 	}
 	conn, err := natsgo.Connect(scheme+b.Address, options...)
 	if err == nil {

@@ -2,10 +2,12 @@ package nats
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -245,6 +247,15 @@ func TestTLS(t *testing.T) {
 	r := sourcetest.NewRecorder()
 	sourcetest.Run(t, source(t, Options{TLS: &tls.Config{RootCAs: roots}}, "tls://"+address(s)), r)
 	r.AwaitState(t, eventsource.Connected, 1, 10*time.Second)
+
+	// The authorities may become known later.
+	var now atomic.Pointer[x509.CertPool]
+	now.Store(x509.NewCertPool())
+	later := sourcetest.NewRecorder()
+	sourcetest.Run(t, source(t, Options{Roots: now.Load}, "tls://"+address(s)), later)
+	later.AwaitState(t, eventsource.Disconnected, 1, 10*time.Second)
+	now.Store(roots)
+	later.AwaitState(t, eventsource.Connected, 1, 10*time.Second)
 
 	// Without its authority the server is not believed, and that is no refusal of ours.
 	other := sourcetest.NewRecorder()
