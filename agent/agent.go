@@ -5,10 +5,8 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -50,6 +48,8 @@ type Agent struct {
 	registry *prometheus.Registry
 	started  time.Time
 
+	hub, trafficManagers *peers
+
 	domains domains
 	proxy   *proxy.Proxy
 	engine  *sync.Engine
@@ -78,7 +78,7 @@ func New(opts Options) (_ *Agent, err error) {
 			a.Close()
 		}
 	}()
-	for _, step := range []func() error{a.buildDomains, a.buildEngine, a.buildProxy, a.buildAdmin, a.buildWatcher} {
+	for _, step := range []func() error{a.buildPeers, a.buildDomains, a.buildEngine, a.buildProxy, a.buildAdmin, a.buildWatcher} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -227,50 +227,11 @@ func (a *Agent) watchFolder(ctx context.Context) error {
 	return nil
 }
 
-// buildWatcher starts to follow the configuration file.
-func (a *Agent) buildWatcher() error {
-	if a.opts.Watcher == nil {
-		return nil
+func (a *Agent) buildPeers() (err error) {
+	hub, th := a.cfg.APIM.EventHub, a.cfg.APIM.Throttling
+	if a.hub, err = newPeers(a.log, "apim.event_hub", hub.CAFile, hub.SkipSSLVerification); err != nil {
+		return err
 	}
-	o := *a.opts.Watcher
-	o.Logger = a.part("config")
-	o.Registerer = a.registry
-	o.OnReload = a.reloaded
-	w, err := config.NewWatcher(o)
-	if err != nil {
-		return fmt.Errorf("follow the configuration: %w", err)
-	}
-	a.watcher = w
-	return nil
-}
-
-// Reload reads the configuration again now, as SIGHUP asks. A file with faults changes nothing; the error names them.
-func (a *Agent) Reload() error {
-	if a.watcher == nil {
-		return errors.New("there is no configuration file to read again")
-	}
-	_, err := a.watcher.Reload()
+	a.trafficManagers, err = newPeers(a.log, "apim.throttling", th.CAFile, th.SkipSSLVerification)
 	return err
-}
-
-// reloaded takes over what may change while the gateway runs.
-func (a *Agent) reloaded(r config.Reloaded) {
-	log := a.part("config")
-	if r.New.Log.Level != r.Old.Log.Level && a.opts.Level != nil {
-		if err := a.opts.Level.Set(r.New.Log.Level); err != nil {
-			log.Error().Err(err).Msg("the log level stays")
-		}
-	}
-	issuers := len(r.Files) > 0 // one of them may be an issuer's certificate
-	for _, key := range r.Changed {
-		issuers = issuers || strings.HasPrefix(key, "apim.jwt.issuer")
-	}
-	if issuers {
-		list, err := issuersOf(r.New)
-		if err != nil {
-			log.Error().Err(err).Msg("the issuers of the configuration stay as they were")
-			return
-		}
-		a.domains.keyManagers.ReplaceConfigured(list)
-	}
 }

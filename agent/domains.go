@@ -2,7 +2,7 @@ package agent
 
 import (
 	"cmp"
-	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -45,13 +45,9 @@ func (a *Agent) buildDomains() error {
 	d.store = store.New()
 	d.revocations = revocation.New(revocation.Options{})
 	// Key managers that the API Manager names are trusted as it is; an issuer of the configuration has its own ca_file.
-	hub := cfg.APIM.EventHub
-	keyServers, err := clientTLS(a.log, "apim.event_hub", hub.CAFile, hub.SkipSSLVerification)
-	if err != nil {
-		return err
-	}
 	d.keyManagers = registry.New(registry.Options{
-		TLS:           keyServers,
+		HTTPClient:    &http.Client{Transport: a.hub.transport(1)},
+		TLS:           a.hub.config(),
 		Logger:        a.part("key_managers"),
 		Registerer:    a.registry,
 		CacheCapacity: cfg.APIM.Cache.GatewayToken.Capacity,
@@ -107,10 +103,6 @@ func (a *Agent) buildDomains() error {
 // publisherGroups makes the groups of [[apim.throttling.url_group]]. The URLs of one group are all databridge or all NATS.
 func (a *Agent) publisherGroups() ([]publisher.Group, error) {
 	th := a.cfg.APIM.Throttling
-	tlsConfig, err := clientTLS(a.log, "apim.throttling", th.CAFile, th.SkipSSLVerification)
-	if err != nil {
-		return nil, err
-	}
 	username, password := th.Username, th.Password
 	if username == "" {
 		username, password = a.cfg.APIM.EventHub.Username, a.cfg.APIM.EventHub.Password
@@ -126,7 +118,7 @@ func (a *Agent) publisherGroups() ([]publisher.Group, error) {
 			if set.Protocol() != brokerurl.NATS {
 				return nil, fmt.Errorf("apim.throttling.url_group.traffic_manager_urls: NATS and databridge URLs in one group: write a group for each")
 			}
-			group, err := a.natsGroup(set, tlsConfig)
+			group, err := a.natsGroup(set)
 			if err != nil {
 				return nil, err
 			}
@@ -140,7 +132,7 @@ func (a *Agent) publisherGroups() ([]publisher.Group, error) {
 		bridged = append(bridged, urls)
 	}
 	dialled, err := publisher.Dial(bridged, databridge.Options{
-		Username: username, Password: password.Reveal(), TLS: tlsConfig, Logger: a.part("publisher"),
+		Username: username, Password: password.Reveal(), TLS: a.trafficManagers.config(), Roots: a.trafficManagers.roots, Logger: a.part("publisher"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("apim.throttling.url_group: %w", err)
@@ -151,8 +143,8 @@ func (a *Agent) publisherGroups() ([]publisher.Group, error) {
 // issuersOf turns the issuers of the configuration into key managers.
 func issuersOf(cfg *config.Config) ([]keymanager.KeyManager, error) {
 	var list []keymanager.KeyManager
-	for _, issuer := range cfg.APIM.JWT.Issuers {
-		km, err := issuerOf(issuer)
+	for i, issuer := range cfg.APIM.JWT.Issuers {
+		km, err := issuerOf(issuer, fmt.Sprintf("apim.jwt.issuer[%d]", i))
 		if err != nil {
 			return nil, err
 		}
@@ -161,8 +153,9 @@ func issuersOf(cfg *config.Config) ([]keymanager.KeyManager, error) {
 	return list, nil
 }
 
-// issuerOf turns an issuer of the configuration into a key manager.
-func issuerOf(i config.JWTIssuer) (keymanager.KeyManager, error) {
+// issuerOf turns an issuer of the configuration, which stands at a key, into a key manager. What its files hold becomes part
+// of it, so that a change of theirs is one of the key manager.
+func issuerOf(i config.JWTIssuer, at string) (keymanager.KeyManager, error) {
 	km := keymanager.KeyManager{
 		Name:              i.Name,
 		Type:              "configuration",
@@ -189,12 +182,22 @@ func issuerOf(i config.JWTIssuer) (keymanager.KeyManager, error) {
 	if i.CertificateFile != "" {
 		text, err := os.ReadFile(string(i.CertificateFile))
 		if err != nil {
-			return km, fmt.Errorf("apim.jwt.issuer %q: read certificate_file: %w", i.Name, err)
+			return km, &keyError{at + ".certificate_file", err}
 		}
 		if block, _ := pem.Decode(text); block == nil {
-			return km, fmt.Errorf("apim.jwt.issuer %q: certificate_file %s holds no PEM block: write a CERTIFICATE or PUBLIC KEY block", i.Name, i.CertificateFile)
+			return km, &keyError{at + ".certificate_file", fmt.Errorf("%s holds no PEM block: write a CERTIFICATE or PUBLIC KEY block", i.CertificateFile)}
 		}
 		km.PEM = string(text)
+	}
+	if file := i.JWKS.CAFile; file != "" {
+		text, err := os.ReadFile(string(file))
+		if err != nil {
+			return km, &keyError{at + ".jwks.ca_file", err}
+		}
+		if !x509.NewCertPool().AppendCertsFromPEM(text) {
+			return km, &keyError{at + ".jwks.ca_file", fmt.Errorf("no certificate in %s: write PEM blocks of type CERTIFICATE", file)}
+		}
+		km.CAPEM = string(text)
 	}
 	return km, nil
 }
@@ -207,21 +210,8 @@ func reveal(urls []config.URL) []string {
 	return out
 }
 
-// apimClient returns the HTTP client of the API Manager's internal data service.
-func (a *Agent) apimClient() (*http.Client, error) {
-	hub := a.cfg.APIM.EventHub
-	tlsConfig, err := clientTLS(a.log, "apim.event_hub", hub.CAFile, hub.SkipSSLVerification)
-	if err != nil {
-		return nil, err
-	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = tlsConfig
-	transport.MaxIdleConnsPerHost = 16
-	return &http.Client{Transport: transport}, nil
-}
-
 // natsGroup makes a group of one sender: every traffic manager on NATS sees every event.
-func (a *Agent) natsGroup(set brokerurl.Set, tlsConfig *tls.Config) (publisher.Group, error) {
+func (a *Agent) natsGroup(set brokerurl.Set) (publisher.Group, error) {
 	var addresses []string
 	secure := false
 	for _, b := range set.Brokers {
@@ -236,7 +226,7 @@ func (a *Agent) natsGroup(set brokerurl.Set, tlsConfig *tls.Config) (publisher.G
 		GatewayID: a.natsGatewayID(), Logger: a.part("publisher"),
 	}
 	if secure {
-		o.TLS = tlsConfig
+		o.TLS, o.Roots = a.trafficManagers.config(), a.trafficManagers.roots
 	}
 	sender, err := natssink.New(o)
 	if err != nil {

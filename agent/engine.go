@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 
@@ -52,13 +53,9 @@ func (a *Agent) buildEngine() error {
 		NegativeTTL:        hub.NegativeTTL.Std(),
 	}
 	if hub.Enable {
-		httpClient, err := a.apimClient()
-		if err != nil {
-			return err
-		}
 		client, err := controlplane.New(controlplane.Options{
 			ServiceURL: hub.ServiceURL.Reveal(), Context: hub.InternalDataContext, Username: hub.Username, Password: hub.Password.Reveal(),
-			HTTPClient: httpClient, Logger: a.part("controlplane"), UserAgent: "Gatehouse/" + a.opts.Version,
+			HTTPClient: &http.Client{Transport: a.hub.transport(16)}, Logger: a.part("controlplane"), UserAgent: "Gatehouse/" + a.opts.Version,
 		})
 		if err != nil {
 			return fmt.Errorf("apim.event_hub: %w", err)
@@ -198,7 +195,7 @@ func (a *Agent) eventSources() ([]sync.Source, error) {
 	}
 	var sources []sync.Source
 	if len(set.Brokers) > 0 {
-		s, err := a.eventSource("event_hub", "apim.event_hub", set, topics)
+		s, err := a.eventSource("event_hub", a.hub, set, topics)
 		if err != nil {
 			return nil, err
 		}
@@ -216,7 +213,7 @@ func (a *Agent) eventSources() ([]sync.Source, error) {
 			continue // the event hub's own: subscribed once
 		}
 		only := []string{event.TopicThrottleData}
-		s, err := a.eventSource("traffic_manager", "apim.throttling", tm, only)
+		s, err := a.eventSource("traffic_manager", a.trafficManagers, tm, only)
 		if err != nil {
 			return nil, err
 		}
@@ -238,26 +235,18 @@ func sameBrokers(hub, tm brokerurl.Set) bool {
 	return true
 }
 
-func (a *Agent) eventSource(name, section string, set brokerurl.Set, subscribed []string) (eventsource.Source, error) {
+func (a *Agent) eventSource(name string, servers *peers, set brokerurl.Set, subscribed []string) (eventsource.Source, error) {
 	for _, w := range set.Warnings {
-		a.log.Warn().Str("section", section).Str("option", w).Msg("an option of a broker URL has no effect here")
-	}
-	caFile, skip := a.cfg.APIM.EventHub.CAFile, a.cfg.APIM.EventHub.SkipSSLVerification
-	if section == "apim.throttling" {
-		caFile, skip = a.cfg.APIM.Throttling.CAFile, a.cfg.APIM.Throttling.SkipSSLVerification
-	}
-	tlsConfig, err := clientTLS(a.log, section, caFile, skip)
-	if err != nil {
-		return nil, err
+		a.log.Warn().Str("section", servers.section).Str("option", w).Msg("an option of a broker URL has no effect here")
 	}
 	heartbeat := a.cfg.APIM.EventHub.Heartbeat.Std()
 	if set.Protocol() == brokerurl.NATS {
 		return nats.New(nats.Options{
-			Name: name, Brokers: set.Brokers, Topics: subscribed, TLS: tlsConfig, Heartbeat: heartbeat, Logger: a.log, Registerer: a.registry,
+			Name: name, Brokers: set.Brokers, Topics: subscribed, TLS: servers.config(), Roots: servers.roots, Heartbeat: heartbeat, Logger: a.log, Registerer: a.registry,
 		})
 	}
 	return amqp.New(amqp.Options{
-		Name: name, Brokers: set.Brokers, Topics: subscribed, TLS: tlsConfig, Heartbeat: heartbeat, Logger: a.log, Registerer: a.registry,
+		Name: name, Brokers: set.Brokers, Topics: subscribed, TLS: servers.config(), Roots: servers.roots, Heartbeat: heartbeat, Logger: a.log, Registerer: a.registry,
 	})
 }
 

@@ -73,14 +73,20 @@ func (a *Agent) buildProxy() error {
 	return p.Listen()
 }
 
-func upstreamOptions(cfg *config.Config) upstream.Options {
+// upstreamDefaults are what a reload may change of the calls to backends.
+func upstreamDefaults(cfg *config.Config) upstream.Defaults {
 	u := cfg.Upstream
-	return upstream.Options{
+	return upstream.Defaults{
 		ConnectTimeout: u.ConnectTimeout.Std(),
 		Timeout:        u.Timeout.Std(),
 		CAFile:         string(u.TLS.CAFile),
 		SkipTLSVerify:  u.TLS.SkipSSLVerification,
 	}
+}
+
+func upstreamOptions(cfg *config.Config) upstream.Options {
+	d := upstreamDefaults(cfg)
+	return upstream.Options{ConnectTimeout: d.ConnectTimeout, Timeout: d.Timeout, CAFile: d.CAFile, SkipTLSVerify: d.SkipTLSVerify}
 }
 
 // corsOf returns the policy of APIs that have none of their own.

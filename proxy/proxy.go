@@ -73,6 +73,9 @@ func New(o Options) (*Proxy, error) {
 // Traces are the traces of the last requests.
 func (p *Proxy) Traces() *pipeline.Traces { return p.traces }
 
+// SetUpstream replaces the defaults of the calls to backends, as upstream.Pool.SetDefaults says.
+func (p *Proxy) SetUpstream(d upstream.Defaults) error { return p.upstreams.SetDefaults(d) }
+
 // Close frees what the proxy holds: idle connections to backends, and the access log after its last line. It does not
 // stop the listeners; Run calls it when it has.
 func (p *Proxy) Close() error {

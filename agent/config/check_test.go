@@ -346,3 +346,14 @@ func TestSourceWordsFaultsOfTheCompositionRoot(t *testing.T) {
 		t.Errorf("a key that is not written is placed at line %d, want its section's", at.Line)
 	}
 }
+
+// A block that says CERTIFICATE and holds none is found when the file is checked, not when a server is dialled.
+func TestACertificateThatCannotBeReadIsAFault(t *testing.T) {
+	dir := newFolder(t)
+	writeFile(t, filepath.Join(dir, "broken.pem"), []byte("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"))
+	_, _, err := Parse("gatehouse.toml", []byte("[log]\nlevel = \"info\"\n[upstream.tls]\nca_file = \"broken.pem\"\n"), testEnv, dir)
+	const want = `gatehouse.toml:4: upstream.tls.ca_file = "broken.pem": the file's certificate cannot be read: `
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+}

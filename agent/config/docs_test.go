@@ -3,7 +3,9 @@ package config
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -195,6 +197,44 @@ func TestTheReferenceListsEveryKey(t *testing.T) {
 	}
 	if *update {
 		writeFile(t, reference, []byte(strings.Join(lines, "\n")))
+	}
+}
+
+// An operator types what the documents name: each command in them is one of the program.
+func TestTheDocumentsNameCommandsThatExist(t *testing.T) {
+	sources, err := filepath.Glob("../../cmd/gatehouse/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := map[string]bool{"completion": true, "help": true} // of every program made with cobra
+	for _, path := range sources {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`Use:\s+"([a-z-]+)`).FindAllStringSubmatch(string(data), -1) {
+			commands[m[1]] = true
+		}
+	}
+	if !commands["run"] || !commands["validate"] {
+		t.Fatalf("the commands of the program were not found: %v", commands)
+	}
+	documents, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range append(documents, "../../README.md") {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range strings.Split(string(data), "\n") {
+			for _, m := range regexp.MustCompile("`(?:bin/|\\./)*gatehouse ([a-z-]+)").FindAllStringSubmatch(line, -1) {
+				if !commands[m[1]] && !strings.HasPrefix(m[1], "-") {
+					t.Errorf("%s:%d: gatehouse %s is no command", path, i+1, m[1])
+				}
+			}
+		}
 	}
 }
 

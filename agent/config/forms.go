@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"net"
@@ -253,14 +254,15 @@ func checkReceiver(text string) *problem {
 	return nil
 }
 
-// checkPEM checks that a file holds what its key is for. Whether certificate and key belong together is a rule between
-// keys.
+// checkPEM checks that a file holds what its key is for: a certificate that can be read, for one. Whether certificate and
+// key belong together is a rule between keys.
 func checkPEM(f *field, data []byte) *problem {
 	want, isKey := "CERTIFICATE", f.name == "key_file"
 	if isKey {
 		want = "PRIVATE KEY"
 	}
 	rest := data
+	var unread error
 	for {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -269,9 +271,17 @@ func checkPEM(f *field, data []byte) *problem {
 		if isKey && strings.HasSuffix(block.Type, want) {
 			return nil
 		}
-		if !isKey && (block.Type == want || f.name == "certificate_file" && block.Type == "PUBLIC KEY") {
+		if !isKey && f.name == "certificate_file" && block.Type == "PUBLIC KEY" {
 			return nil
 		}
+		if !isKey && block.Type == want {
+			if _, unread = x509.ParseCertificate(block.Bytes); unread == nil {
+				return nil
+			}
+		}
+	}
+	if unread != nil {
+		return &problem{"the file's certificate cannot be read: " + unread.Error(), "name a file with an X.509 certificate, such as openssl x509 -in FILE -text shows"}
 	}
 	what := "a certificate"
 	if isKey {

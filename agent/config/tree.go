@@ -347,8 +347,8 @@ type MutualSSL struct {
 
 // Upstream holds the defaults of calls to backends; an API's definition overrides them per endpoint.
 type Upstream struct {
-	ConnectTimeout Duration      `toml:"connect_timeout" rule:"min=1ms,max=10m"`
-	Timeout        Duration      `toml:"timeout" rule:"min=1ms,max=24h"`
+	ConnectTimeout Duration      `toml:"connect_timeout" rule:"min=1ms,max=10m,reload"`
+	Timeout        Duration      `toml:"timeout" rule:"min=1ms,max=24h,reload"`
 	Retry          UpstreamRetry `toml:"retry"`
 	// CircuitBreaker is nil where the section does not stand: no breaker but those of the APIs' definitions.
 	CircuitBreaker *CircuitBreaker `toml:"circuit_breaker"`
@@ -376,8 +376,8 @@ type CircuitBreaker struct {
 
 // UpstreamTLS is how backends are verified.
 type UpstreamTLS struct {
-	CAFile              Path `toml:"ca_file" rule:"file"`
-	SkipSSLVerification bool `toml:"skip_ssl_verification"`
+	CAFile              Path `toml:"ca_file" rule:"file,reload"`
+	SkipSSLVerification bool `toml:"skip_ssl_verification" rule:"reload"`
 }
 
 // UpstreamProxy is the forward proxy to backends; none where Host is empty.
@@ -402,7 +402,7 @@ type Tracing struct {
 	SkipSSLVerification bool    `toml:"skip_ssl_verification" rule:"later"`
 }
 
-// Relay is the relay role.
+// Relay is the relay role, which no command of this release runs.
 type Relay struct {
 	NATSURL             URL      `toml:"nats_url" rule:"scheme=nats|tls,later"`
 	Stream              string   `toml:"stream" rule:"stream,later"`
@@ -412,7 +412,7 @@ type Relay struct {
 	SkipSSLVerification bool     `toml:"skip_ssl_verification" rule:"later"`
 }
 
-// TrafficManager is the stand-alone traffic manager role.
+// TrafficManager is the stand-alone traffic manager role, which no command of this release runs.
 type TrafficManager struct {
 	TCP string `toml:"tcp" rule:"listen,later"`
 	// SSL is empty, and the TLS receiver off, where no certificate is configured.
