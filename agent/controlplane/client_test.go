@@ -366,7 +366,7 @@ func TestOddValuesAreLoggedOnce(t *testing.T) {
 		}
 		return m
 	}
-	if m := read(); m.Odd != 1 || m.OddAt != "byte 19: an object where a whole number is expected" {
+	if m := read(); m.Odd != 1 || m.OddAt != "byte 18: an object where a whole number is expected" {
 		t.Errorf("%+v", m)
 	}
 	read()
