@@ -145,11 +145,14 @@ func (d *dataset[K, R]) askOnce(ctx context.Context, k K, a *ask[R]) (rows []R, 
 	d.asks.begin(k, true)
 	defer d.asks.end(k, true)
 	var seq uint64
-	if !d.w.do(ctx, func() { seq = d.ledger.seq }) {
-		return nil, ctx.Err()
+	if err := d.w.do(ctx, func() { seq = d.ledger.seq }); err != nil {
+		return nil, err
 	}
 	started := time.Now()
-	rows, err = d.single(ctx, k, a.hint)
+	if f := guarded(func() { rows, err = d.single(ctx, k, a.hint) }); f != nil {
+		d.poisoned(f, &k)
+		return nil, f
+	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -158,7 +161,9 @@ func (d *dataset[K, R]) askOnce(ctx context.Context, k K, a *ask[R]) (rows []R, 
 		d.doubt(d.e.opt.RefetchDelay)
 		return nil, err
 	}
-	d.w.do(ctx, func() { d.answered(k, a, rows, seq, started) })
+	if err := d.w.do(ctx, func() { d.answered(k, a, rows, seq, started) }); err != nil {
+		return nil, err
+	}
 	return rows, nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"gatehouse/agent/controlplane"
 	"gatehouse/agent/event"
 )
@@ -89,6 +91,8 @@ type pull[K comparable, R any] struct {
 	// seen holds the listed rows: the pointer of the table's row where it says the same.
 	seen  map[K]*R
 	count int
+	// partial: a row could not be read at all, so that nothing is known to be absent.
+	partial bool
 }
 
 // pull reads the list and applies it. It runs on the kind's goroutine.
@@ -99,32 +103,39 @@ func (d *dataset[K, R]) pull(ctx context.Context) pullResult {
 		local:  started.UnixMilli(),
 		seen:   make(map[K]*R),
 	}
-	if !d.w.do(ctx, func() { d.begin(p) }) {
-		return pullResult{outcome: pullStopped}
+	if err := d.w.do(ctx, func() { d.begin(p) }); err != nil {
+		return d.unfinished(ctx, err)
 	}
 	chunk := make([]R, 0, chunkRows)
 	flush := func() error {
 		if len(chunk) == 0 {
 			return nil
 		}
-		if !d.w.do(ctx, func() {
+		if err := d.w.do(ctx, func() {
 			for i := range chunk {
-				d.take(p, &chunk[i])
+				d.takeOne(p, &chunk[i])
 			}
-		}) {
-			return ctx.Err()
+		}); err != nil {
+			return err
 		}
 		clear(chunk)
 		chunk = chunk[:0]
 		return nil
 	}
-	meta, err := d.fetch(ctx, func(r R) error {
-		chunk = append(chunk, r)
-		if len(chunk) == chunkRows {
-			return flush()
-		}
-		return nil
-	})
+	var meta Meta
+	var err error
+	if f := guarded(func() {
+		meta, err = d.fetch(ctx, func(r R) error {
+			chunk = append(chunk, r)
+			if len(chunk) == chunkRows {
+				return flush()
+			}
+			return nil
+		})
+	}); f != nil {
+		d.poisoned(f, nil)
+		err = f
+	}
 	if err == nil {
 		err = flush()
 	}
@@ -135,10 +146,48 @@ func (d *dataset[K, R]) pull(ctx context.Context) pullResult {
 		meta.Finished = time.Now()
 	}
 	var result pullResult
-	if !d.w.do(ctx, func() { result = d.finish(p, meta, err) }) {
-		return pullResult{outcome: pullStopped}
+	if err := d.w.do(ctx, func() { result = d.finish(p, meta, err) }); err != nil {
+		return d.unfinished(ctx, err)
 	}
 	return result
+}
+
+// unfinished is the result of a list that the worker did not take to its end: because the engine stops, or of a fault.
+func (d *dataset[K, R]) unfinished(ctx context.Context, err error) pullResult {
+	if ctx.Err() != nil || d.w.do(ctx, func() { d.cur = nil }) != nil {
+		return pullResult{outcome: pullStopped}
+	}
+	return pullResult{outcome: pullFailed, err: err}
+}
+
+// poisoned takes note of a row that made the engine panic: it is passed over, and the list is due again.
+func (d *dataset[K, R]) poisoned(f *panicError, k *K) {
+	d.e.panicked(d.w.name, []*kind{d.kind}, f, func(line *zerolog.Event) {
+		line.Str("list", d.name)
+		if k != nil {
+			line.Any("key", *k)
+		}
+	})
+}
+
+// takeOne takes over one row. One that cannot be taken leaves what is held of the entity in force, and the other rows
+// their way.
+func (d *dataset[K, R]) takeOne(p *pull[K, R], r *R) {
+	var k *K
+	f := guarded(func() {
+		id := d.key(r)
+		k = &id
+		d.take(p, id, r)
+	})
+	if f == nil {
+		return
+	}
+	d.poisoned(f, k)
+	if k == nil {
+		p.partial = true // it may be any of those that are held
+	} else if cur := d.table.Get(*k); cur != nil {
+		p.seen[*k] = cur
+	}
 }
 
 func (d *dataset[K, R]) begin(p *pull[K, R]) {
@@ -147,9 +196,8 @@ func (d *dataset[K, R]) begin(p *pull[K, R]) {
 }
 
 // take takes over one row of the list. r belongs to the caller.
-func (d *dataset[K, R]) take(p *pull[K, R], r *R) {
+func (d *dataset[K, R]) take(p *pull[K, R], k K, r *R) {
 	p.count++
-	k := d.key(r)
 	cur := d.table.Get(k)
 	if p.direct {
 		if _, noted := d.ledger.entries[k]; !noted && (d.orphan == nil || d.orphan(r) == 0) {
@@ -206,20 +254,26 @@ func (d *dataset[K, R]) finish(p *pull[K, R], meta Meta, err error) pullResult {
 
 func (d *dataset[K, R]) finishDirect(p *pull[K, R], w window) {
 	for k, listed := range p.seen {
-		d.resolve(k, listed, d.table.Get(k), w, p.origin)
+		d.decide(k, listed, w, p.origin)
+	}
+	if p.partial {
+		return
 	}
 	for k := range d.ledger.entries {
-		if cur := d.table.Get(k); cur != nil && p.seen[k] == nil {
-			d.resolve(k, nil, cur, w, p.origin)
+		if p.seen[k] == nil && d.table.Get(k) != nil {
+			d.decide(k, nil, w, p.origin)
 		}
 	}
 }
 
 func (d *dataset[K, R]) merge(p *pull[K, R], w window) {
 	for k, listed := range p.seen {
-		if cur := d.table.Get(k); cur != listed {
-			d.resolve(k, listed, cur, w, p.origin)
+		if d.table.Get(k) != listed {
+			d.decide(k, listed, w, p.origin)
 		}
+	}
+	if p.partial {
+		return
 	}
 	var gone []K
 	for cur := range d.table.All() {
@@ -228,7 +282,14 @@ func (d *dataset[K, R]) merge(p *pull[K, R], w window) {
 		}
 	}
 	for _, k := range gone {
-		d.resolve(k, nil, d.table.Get(k), w, p.origin)
+		d.decide(k, nil, w, p.origin)
+	}
+}
+
+// decide resolves one entity; a fault over it leaves it as it is.
+func (d *dataset[K, R]) decide(k K, listed *R, w window, o origin) {
+	if f := guarded(func() { d.resolve(k, listed, d.table.Get(k), w, o) }); f != nil {
+		d.poisoned(f, &k)
 	}
 }
 

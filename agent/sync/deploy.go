@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"gatehouse/agent/artifact"
 	"gatehouse/agent/controlplane"
 	"gatehouse/agent/event"
@@ -438,10 +440,39 @@ func (e *Engine) SetFolder(apis []*definition.API) {
 
 // render sets the routes anew when something changed. It runs when the APIs' worker has nothing left to apply.
 func (e *Engine) render() {
-	if !e.routesDirty || e.opt.Domains.SetAPIs == nil {
+	if !e.routesDirty || e.opt.Domains.SetAPIs == nil || time.Now().Before(e.routesAgain) {
+		return
+	}
+	if f := guarded(e.setRoutes); f != nil {
+		// The routes of before stand. Nothing may come that would wake the worker, so the next try is made by itself.
+		e.routesAgain = time.Now().Add(renderRetry)
+		e.panicked(e.apis.w.name, nil, f, nil)
+		e.spawn(func(ctx context.Context) {
+			if wait(ctx, renderRetry) == nil {
+				_ = e.apis.w.do(ctx, func() {})
+			}
+		})
 		return
 	}
 	e.routesDirty = false
+}
+
+// renderRetry is the pause after a fault while the routes were set.
+const renderRetry = 5 * time.Second
+
+// wait returns after d, or with ctx's error.
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+func (e *Engine) setRoutes() {
 	list := e.definitions()
 	served := make(map[string]*definition.API, len(list))
 	for i, d := range list {
@@ -467,7 +498,15 @@ func (e *Engine) definitions() []*definition.API {
 	var list []*definition.API
 	taken := make(map[string]bool)
 	for r := range e.artifacts.table.All() {
-		d := assemble(r, e.apis.table.Get(APIKey{UUID: r.UUID}))
+		var d *definition.API
+		if f := guarded(func() { d = assemble(r, e.apis.table.Get(APIKey{UUID: r.UUID})) }); f != nil {
+			e.panicked(e.apis.w.name, []*kind{e.artifacts.kind}, f, func(line *zerolog.Event) { line.Str("api", r.UUID) })
+			for _, had := range e.served {
+				if had.UUID == r.UUID {
+					d = had
+				}
+			}
+		}
 		if d == nil {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -52,6 +53,7 @@ type Engine struct {
 
 	// routesDirty and served, the definitions as they were handed over, belong to the APIs' worker.
 	routesDirty bool
+	routesAgain time.Time // after a fault, not before
 	served      map[string]*definition.API
 	refused     atomic.Pointer[map[string]string]
 	folderMu    sync.Mutex
@@ -70,7 +72,7 @@ type Engine struct {
 	metrics *metrics
 
 	ready      chan struct{}
-	readyOnce  sync.Once
+	becoming   atomic.Bool // ready
 	dirty      atomic.Bool
 	snapshot   snapshotState
 	registered chan struct{}
@@ -277,12 +279,50 @@ func (e *Engine) resyncLoop(ctx context.Context) {
 func (e *Engine) later(w *worker, f func()) {
 	e.runMu.Lock()
 	defer e.runMu.Unlock()
-	ctx := e.runCtx
-	switch {
-	case ctx != nil:
-		e.wg.Go(func() { w.do(ctx, f) })
-	case e.started.Load() == 0:
+	if !e.spawnLocked(func(ctx context.Context) { _ = w.do(ctx, f) }) && e.started.Load() == 0 {
 		f()
+	}
+}
+
+// spawn runs f in a goroutine that Run waits for; its context ends with Run. False: Run has not begun or ends already.
+func (e *Engine) spawn(f func(context.Context)) bool {
+	e.runMu.Lock()
+	defer e.runMu.Unlock()
+	return e.spawnLocked(f)
+}
+
+func (e *Engine) spawnLocked(f func(context.Context)) bool {
+	ctx := e.runCtx
+	if ctx == nil {
+		return false
+	}
+	e.wg.Go(func() { f(ctx) })
+	return true
+}
+
+// Names under which panics are counted that belong to no worker: over messages of which nothing is known yet, look-ups of
+// requests, and the snapshot.
+const (
+	kindOfMessages = "messages"
+	kindOfFetches  = "fetches"
+	kindOfSnapshot = "snapshot"
+)
+
+// panicked takes note of a panic over an event, a row or a question, which has been passed over: it is counted, logged
+// once with its stack, and the lists that it may have hurt are due.
+func (e *Engine) panicked(group string, kinds []*kind, f *panicError, what func(*zerolog.Event)) {
+	e.metrics.panicked(group)
+	if e.firstOf("panic " + group + ": " + fmt.Sprint(f.cause)) {
+		line := e.log.Error().Str("kind", group).Interface("panic", f.cause).Bytes("stack", f.stack)
+		if what != nil {
+			what(line)
+		}
+		line.Msg("an event or a row was passed over and the lists are fetched again; this is a fault of ours, please report it. The same fault is counted from now on, not logged")
+	}
+	for _, k := range kinds {
+		if e.hasList(k.name) {
+			k.doubt(e.opt.RefetchDelay)
+		}
 	}
 }
 
@@ -323,14 +363,19 @@ func (e *Engine) checkReady() {
 			}
 		}
 	}
-	e.readyOnce.Do(func() {
-		e.later(e.apis.w, func() {
+	if !e.becoming.CompareAndSwap(false, true) {
+		return
+	}
+	if !e.spawn(func(ctx context.Context) {
+		_ = e.apis.w.do(ctx, func() {
 			e.routesDirty = true
 			e.render() // the routes stand before anyone is let in
 			close(e.ready)
 			e.log.Info().Dur("after", time.Since(time.UnixMilli(e.started.Load()))).Msg("ready")
 		})
-	})
+	}) {
+		e.becoming.Store(false) // Run has not begun, and will look again
+	}
 }
 
 // observe takes the API Manager's clock from an answer. The header Date was written between request and answer and has a
@@ -471,14 +516,32 @@ func (s *source) OnState(st eventsource.State) {
 
 // OnMessage implements eventsource.Handler. It returns when the events are queued.
 func (s *source) OnMessage(m event.Message) {
+	if f := guarded(func() { s.message(m) }); f != nil {
+		s.count("malformed", outMalformed)
+		s.e.panicked(kindOfMessages, s.e.kindsOf(m.Topic), f, func(line *zerolog.Event) { line.Str("topic", m.Topic).Str("message_id", m.MessageID) })
+	}
+}
+
+// kindsOf returns the lists of a topic.
+func (e *Engine) kindsOf(topic string) (kinds []*kind) {
+	for _, k := range e.fetched() {
+		if strings.EqualFold(k.topic, topic) {
+			kinds = append(kinds, k)
+		}
+	}
+	return kinds
+}
+
+func (s *source) message(m event.Message) {
 	now := time.Now()
 	s.lastEvent.Store(now.UnixMilli())
 	events, err := s.e.opt.Decode(m)
 	if err != nil {
 		s.malformed(m.Topic, err)
 	}
+	size := itemOverhead + len(m.Body)/max(len(events), 1)
 	for _, ev := range events {
-		s.dispatch(ev, now, m.MessageID)
+		s.dispatch(ev, now, m.MessageID, size)
 	}
 }
 
@@ -532,15 +595,13 @@ func (s *source) malformed(topic string, err error) {
 	if !dirty {
 		return
 	}
-	for _, k := range s.e.fetched() {
-		if strings.EqualFold(k.topic, topic) {
-			k.doubt(s.e.opt.RefetchDelay)
-		}
+	for _, k := range s.e.kindsOf(topic) {
+		k.doubt(s.e.opt.RefetchDelay)
 	}
 }
 
-// dispatch hands an event of the message id on.
-func (s *source) dispatch(ev event.Event, now time.Time, id string) {
+// dispatch hands an event of the message id on, which takes about size bytes.
+func (s *source) dispatch(ev event.Event, now time.Time, id string, size int) {
 	e := s.e
 	switch ev := ev.(type) {
 	case event.ThrottleDecision:
@@ -578,11 +639,13 @@ func (s *source) dispatch(ev event.Event, now time.Time, id string) {
 		s.count(base.Type, outDuplicate)
 		return
 	}
-	if dropped := w.in.push(item{event: ev, base: base, from: s, at: now, message: id}); dropped != nil {
+	if dropped := w.in.push(item{event: ev, base: base, from: s, at: now, message: id, size: size}); dropped != nil {
 		for i := range dropped {
 			dropped[i].from.count(dropped[i].base.Type, outDropped)
 		}
-		e.log.Error().Str("kind", w.name).Int("dropped", len(dropped)).Msg("more events than can be applied: the backlog is dropped and the lists are fetched again")
+		if w.in.newsOfLoss(now) {
+			e.log.Error().Str("kind", w.name).Int("dropped", len(dropped)).Msg("more events than can be applied: the backlog is dropped and the lists are fetched again; what follows within a minute is counted, not logged")
+		}
 		for _, k := range w.kinds {
 			if e.hasList(k.name) {
 				k.doubt(e.opt.RefetchDelay)

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
+	"github.com/rs/zerolog"
 
 	"gatehouse/agent/controlplane"
 	"gatehouse/subscription"
@@ -25,12 +25,40 @@ type misses struct {
 	until   map[missKey]time.Time
 	order   []missKey
 	next    int
-	flight  singleflight.Group
+	flights map[missKey]*flight
 	working chan struct{}
 }
 
+// flight is a look-up that is under way; found and err may be read when done is closed.
+type flight struct {
+	done  chan struct{}
+	found bool
+	err   error
+}
+
+// join returns the flight of k. first is true for the one that begins it, who lands it when it is over.
+func (m *misses) join(k missKey) (f *flight, first bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f = m.flights[k]; f != nil {
+		return f, false
+	}
+	f = &flight{done: make(chan struct{})}
+	m.flights[k] = f
+	return f, true
+}
+
+func (m *misses) land(k missKey, f *flight, found bool, err error) {
+	f.found, f.err = found, err
+	m.mu.Lock()
+	delete(m.flights, k)
+	m.mu.Unlock()
+	close(f.done)
+}
+
 func newMisses(limit int) *misses {
-	return &misses{until: make(map[missKey]time.Time), order: make([]missKey, limit), working: make(chan struct{}, maxFetches)}
+	return &misses{until: make(map[missKey]time.Time), order: make([]missKey, limit), flights: make(map[missKey]*flight),
+		working: make(chan struct{}, maxFetches)}
 }
 
 func (m *misses) add(k missKey, until time.Time) {
@@ -127,8 +155,8 @@ func (e *Engine) fetchSubscription(ctx context.Context, api *subscription.API, a
 		d.asks.begin(0, false)
 		defer d.asks.end(0, false)
 		var seq uint64
-		if !d.w.do(ctx, func() { seq = d.ledger.seq }) {
-			return false, ctx.Err()
+		if err := d.w.do(ctx, func() { seq = d.ledger.seq }); err != nil {
+			return false, err
 		}
 		started := time.Now()
 		rows, err := oneOf(e, app.Tenant, func(t string) (*controlplane.Subscription, error) {
@@ -137,8 +165,8 @@ func (e *Engine) fetchSubscription(ctx context.Context, api *subscription.API, a
 		if err != nil || len(rows) == 0 {
 			return false, err
 		}
-		if !d.w.do(ctx, func() { d.answered(d.key(&rows[0]), &ask[subscription.Subscription]{}, rows, seq, started) }) {
-			return false, ctx.Err()
+		if err := d.w.do(ctx, func() { d.answered(d.key(&rows[0]), &ask[subscription.Subscription]{}, rows, seq, started) }); err != nil {
+			return false, err
 		}
 		return true, nil
 	})
@@ -156,40 +184,45 @@ func (e *Engine) fetchOnce(ctx context.Context, k missKey, get func(context.Cont
 	if e.misses.known(k, time.Now()) {
 		return false, nil
 	}
-	e.runMu.Lock()
-	run := e.runCtx
-	e.runMu.Unlock()
-	if run == nil {
-		return false, nil
-	}
-	result := e.misses.flight.DoChan(k.kind+"\x00"+k.key, func() (any, error) {
+	f, first := e.misses.join(k)
+	if first && !e.spawn(func(run context.Context) {
 		// Not the caller's context: others wait for the same answer.
-		ctx, cancel := context.WithTimeout(run, e.opt.MissTimeout)
-		defer cancel()
-		select {
-		case e.misses.working <- struct{}{}:
-			defer func() { <-e.misses.working }()
-		case <-ctx.Done():
-			return false, fmt.Errorf("look up %s: %d other look-ups are under way: %w", k.kind, maxFetches, ctx.Err())
-		}
-		found, err := get(ctx)
-		if !found {
-			// A failure counts for a moment too, or each request would wait for a dead API Manager.
-			ttl := e.opt.NegativeTTL
-			if err != nil {
-				ttl = min(ttl, time.Second)
-			}
-			e.misses.add(k, time.Now().Add(ttl))
-		}
-		return found, err
-	})
+		found, err := e.lookUp(run, k, get)
+		e.misses.land(k, f, found, err)
+	}) {
+		e.misses.land(k, f, false, nil)
+	}
 	select {
-	case r := <-result:
-		found, _ := r.Val.(bool)
-		return found, r.Err
+	case <-f.done:
+		return f.found, f.err
 	case <-ctx.Done():
 		return false, fmt.Errorf("look up %s at the API Manager: %w", k.kind, ctx.Err())
 	}
+}
+
+// lookUp is one look-up, which waits for its turn.
+func (e *Engine) lookUp(ctx context.Context, k missKey, get func(context.Context) (bool, error)) (found bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, e.opt.MissTimeout)
+	defer cancel()
+	select {
+	case e.misses.working <- struct{}{}:
+		defer func() { <-e.misses.working }()
+	case <-ctx.Done():
+		return false, fmt.Errorf("look up %s: %d other look-ups are under way: %w", k.kind, maxFetches, ctx.Err())
+	}
+	if f := guarded(func() { found, err = get(ctx) }); f != nil {
+		e.panicked(kindOfFetches, nil, f, func(line *zerolog.Event) { line.Str("row", k.kind) })
+		found, err = false, fmt.Errorf("look up %s: %w", k.kind, f)
+	}
+	if !found {
+		// A failure counts for a moment too, or each request would wait for a dead API Manager.
+		ttl := e.opt.NegativeTTL
+		if err != nil {
+			ttl = min(ttl, time.Second)
+		}
+		e.misses.add(k, time.Now().Add(ttl))
+	}
+	return found, err
 }
 
 // forgetKind drops all of one kind.

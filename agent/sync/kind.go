@@ -25,6 +25,8 @@ type kind struct {
 	log    zerolog.Logger
 	pull   func(context.Context) pullResult
 	length func() int
+	// fault is told of a panic of pull.
+	fault func(*panicError)
 	// first is called when the list was applied for the first time, every each time.
 	first, every func()
 
@@ -123,7 +125,11 @@ func (k *kind) run(ctx context.Context) {
 		k.mu.Unlock()
 		start := time.Now()
 		k.log.Trace().Msg("fetching")
-		r := k.pull(ctx)
+		var r pullResult
+		if f := guarded(func() { r = k.pull(ctx) }); f != nil {
+			k.fault(f)
+			r = pullResult{outcome: pullFailed, err: f}
+		}
 		if ctx.Err() != nil {
 			return
 		}

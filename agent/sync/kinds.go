@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"gatehouse/agent/controlplane"
 	"gatehouse/agent/event"
 	"gatehouse/keymanager"
@@ -55,6 +57,7 @@ func newDataset[K comparable, R any](e *Engine, w *worker, name, topic string, d
 	d.kind.pull = d.pull
 	d.kind.length = func() int { return d.table.Len() }
 	d.kind.first, d.kind.every = e.checkReady, e.pokeSnapshot
+	d.kind.fault = func(f *panicError) { d.poisoned(f, nil) }
 	w.kinds = append(w.kinds, d.kind)
 	e.kinds = append(e.kinds, d.kind)
 	return &d
@@ -62,7 +65,7 @@ func newDataset[K comparable, R any](e *Engine, w *worker, name, topic string, d
 
 // small makes the data set keep its own table before a sink.
 func small[K comparable, R any](d *dataset[K, R], sink Sink[R]) *dataset[K, R] {
-	d.shadow = newShadow(d.key, sink)
+	d.shadow = newShadow(d.key, sink, d.kind.fault)
 	d.table = d.shadow.table()
 	return d
 }
@@ -112,8 +115,8 @@ func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 func (e *Engine) build() {
 	l, dom, limit := &e.opt.Lists, &e.opt.Domains, e.opt.QueueLimit
 	group := func(name string, apply func(*item) outcome) *worker {
-		w := newWorker(name, limit)
-		w.apply, w.done = apply, e.done
+		w := newWorker(name, limit, e.opt.QueueBytes)
+		w.apply, w.done, w.panicked = apply, e.done, func(w *worker, p *panicError, what func(*zerolog.Event)) { e.panicked(w.name, w.kinds, p, what) }
 		e.workers = append(e.workers, w)
 		return w
 	}
@@ -378,6 +381,7 @@ func (e *Engine) buildRevoked(w *worker) {
 		log: e.log.With().Str("list", kindRevokedTokens).Logger(), first: e.checkReady, every: e.pokeSnapshot}
 	var rows atomic.Int64
 	k.length = func() int { return int(rows.Load()) }
+	k.fault = func(f *panicError) { e.panicked(w.name, []*kind{k}, f, nil) }
 	k.pull = func(ctx context.Context) pullResult {
 		started := time.Now()
 		r, meta, err := e.opt.Lists.Revoked(ctx)
@@ -386,14 +390,14 @@ func (e *Engine) buildRevoked(w *worker) {
 		}
 		e.observe(meta)
 		list := revocationRows(r, origin{Kind: "pull", At: started.UnixMilli(), ID: kindRevokedTokens})
-		if !w.do(ctx, func() {
+		if err := w.do(ctx, func() {
 			e.opt.Domains.MergeRevocations(list)
 			rows.Store(int64(len(list)))
 			if len(list) > 0 {
 				e.dirty.Store(true)
 			}
-		}) {
-			return pullResult{outcome: pullStopped}
+		}); err != nil {
+			return pullResult{outcome: pullFailed, err: err}
 		}
 		return pullResult{outcome: pullApplied, rows: len(list)}
 	}

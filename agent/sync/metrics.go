@@ -11,6 +11,7 @@ type metrics struct {
 	reg    prometheus.Registerer
 	events *prometheus.CounterVec
 	lags   prometheus.Histogram
+	panics *prometheus.CounterVec
 	known  map[string]*[outOther + 1]prometheus.Counter
 }
 
@@ -33,7 +34,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.lags = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "gatehouse_event_lag_seconds",
 		Help:    "Time from an event's time stamp to its application, clock differences included.",
 		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60}})
-	reg.MustRegister(m.events, m.lags)
+	m.panics = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_sync_panics_total",
+		Help: "Faults of the gateway over an event or a row, which was passed over, by the group of lists that was fetched again."}, []string{"kind"})
+	reg.MustRegister(m.events, m.lags, m.panics)
 	for _, t := range eventTypes {
 		var c [outOther + 1]prometheus.Counter
 		for o := range c {
@@ -53,6 +56,12 @@ func (m *metrics) event(kind string, o outcome) {
 		c = m.known["other"]
 	}
 	c[o].Inc()
+}
+
+func (m *metrics) panicked(kind string) {
+	if m.reg != nil {
+		m.panics.WithLabelValues(kind).Inc()
+	}
 }
 
 func (m *metrics) lag(_ time.Time, stamp int64) {
@@ -78,8 +87,15 @@ func (m *metrics) watch(e *Engine) {
 			return time.Since(k.fetchedAt).Seconds()
 		}))
 	}
+	m.panics.WithLabelValues(kindOfMessages)
+	m.panics.WithLabelValues(kindOfFetches)
+	m.panics.WithLabelValues(kindOfSnapshot)
 	for _, w := range e.workers {
+		m.panics.WithLabelValues(w.name)
 		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gatehouse_sync_queue_depth",
 			Help: "Events that wait to be applied.", ConstLabels: prometheus.Labels{"kind": w.name}}, func() float64 { return float64(w.in.len()) }))
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gatehouse_sync_queue_bytes",
+			Help: "About how much memory the events hold that are not applied yet.", ConstLabels: prometheus.Labels{"kind": w.name}},
+			func() float64 { return float64(w.in.bytes()) }))
 	}
 }

@@ -191,6 +191,7 @@ type Options struct {
 	MissTimeout        time.Duration // 2 s
 	NegativeTTL        time.Duration // 5 s
 	QueueLimit         int           // 50,000 events per kind
+	QueueBytes         int           // 64 MiB of events per kind, about, those that are being applied included
 	LedgerLimit        int           // 200,000 entities per kind that changed since the last list
 }
 
@@ -213,6 +214,9 @@ func (o *Options) setDefaults() {
 	def(&o.NegativeTTL, 5*time.Second)
 	if o.QueueLimit == 0 {
 		o.QueueLimit = 50_000
+	}
+	if o.QueueBytes == 0 {
+		o.QueueBytes = 64 << 20
 	}
 	if o.LedgerLimit == 0 {
 		o.LedgerLimit = 200_000

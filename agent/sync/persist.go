@@ -87,7 +87,11 @@ func (e *Engine) loadSnapshot() {
 		e.log.Error().Err(err).Str("file", path).Msg("the snapshot is not used: waiting for the lists; it will be replaced")
 		return
 	}
-	rows, err := e.readRows(r, head)
+	var rows int
+	if f := guarded(func() { rows, err = e.readRows(r, head) }); f != nil {
+		e.panicked(kindOfSnapshot, nil, f, nil)
+		err = f
+	}
 	if err != nil {
 		// The checksum held, so it is a fault of ours; what was read stays, readiness waits for the lists.
 		e.snapshotFault(err)
@@ -347,13 +351,14 @@ func (e *Engine) snapshotLoop(ctx context.Context) {
 			e.saveSnapshot(ctx)
 			last = time.Now()
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		case <-e.snapshot.poke:
-			if time.Since(last) < e.opt.SnapshotInterval {
-				continue
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				waiting = false
+			case <-e.snapshot.poke:
+				waiting = time.Since(last) < e.opt.SnapshotInterval
 			}
 		}
 	}
@@ -394,26 +399,12 @@ func (e *Engine) saveSnapshot(ctx context.Context) {
 	err := os.MkdirAll(e.opt.DataDir, 0o700)
 	var size int64
 	if err == nil {
-		size, err = snapshot.Write(path, snapshotVersion, func(w *snapshot.Writer) error {
-			b, err := json.Marshal(head)
-			if err != nil {
-				return err
+		size, err = snapshot.Write(path, snapshotVersion, func(w *snapshot.Writer) (err error) {
+			if f := guarded(func() { err = e.writeRows(w, head) }); f != nil {
+				e.panicked(kindOfSnapshot, nil, f, nil)
+				err = f
 			}
-			if err := w.Section("head"); err != nil {
-				return err
-			}
-			if err := w.Record(b); err != nil {
-				return err
-			}
-			for _, s := range e.sections(head) {
-				if err := w.Section(s.name); err != nil {
-					return err
-				}
-				if err := s.write(w.Record); err != nil {
-					return err
-				}
-			}
-			return nil
+			return err
 		})
 	}
 	e.snapshot.mu.Lock()
@@ -429,4 +420,26 @@ func (e *Engine) saveSnapshot(ctx context.Context) {
 		return
 	}
 	e.log.Debug().Int64("bytes", size).Dur("took", time.Since(started)).Msg("snapshot written")
+}
+
+func (e *Engine) writeRows(w *snapshot.Writer, head snapshotHead) error {
+	b, err := json.Marshal(head)
+	if err != nil {
+		return err
+	}
+	if err := w.Section("head"); err != nil {
+		return err
+	}
+	if err := w.Record(b); err != nil {
+		return err
+	}
+	for _, s := range e.sections(head) {
+		if err := w.Section(s.name); err != nil {
+			return err
+		}
+		if err := s.write(w.Record); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -59,7 +59,8 @@ func (e *Engine) register(ctx context.Context) {
 		tenants = nil
 	}
 	g := controlplane.Gateway{ID: e.gatewayID(), Labels: e.opt.Labels, Tenants: tenants, Properties: e.opt.Properties}
-	e.gateway.Store(&g.ID)
+	id := g.ID
+	e.gateway.Store(&id)
 	known, warned := false, false
 	backoff := time.Second
 	for {

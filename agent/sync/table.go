@@ -13,15 +13,17 @@ type shadow[K comparable, R any] struct {
 	rows map[K]*R
 	key  func(*R) K
 	sink Sink[R]
-	// batch collects changes; pending counts them.
+	// fault is told of panics of the sink over a batch.
+	fault func(*panicError)
+	// batch collects changes; pending keeps them.
 	batch   bool
 	pending []change[R]
 }
 
 type change[R any] struct{ before, after *R }
 
-func newShadow[K comparable, R any](key func(*R) K, sink Sink[R]) *shadow[K, R] {
-	return &shadow[K, R]{rows: make(map[K]*R), key: key, sink: sink}
+func newShadow[K comparable, R any](key func(*R) K, sink Sink[R], fault func(*panicError)) *shadow[K, R] {
+	return &shadow[K, R]{rows: make(map[K]*R), key: key, sink: sink, fault: fault}
 }
 
 func (s *shadow[K, R]) table() Table[K, R] {
@@ -59,36 +61,56 @@ func (s *shadow[K, R]) all() iter.Seq[*R] {
 
 func (s *shadow[K, R]) put(row R) (before *R) {
 	k := s.key(&row)
-	s.mu.Lock()
-	before = s.rows[k]
-	s.rows[k] = &row
-	s.mu.Unlock()
+	before = s.set(k, &row)
 	s.emit(change[R]{before, &row})
 	return before
 }
 
 func (s *shadow[K, R]) del(k K) (before *R) {
-	s.mu.Lock()
-	before = s.rows[k]
-	delete(s.rows, k)
-	s.mu.Unlock()
+	before = s.set(k, nil)
 	if before != nil {
 		s.emit(change[R]{before, nil})
 	}
 	return before
 }
 
+// set makes row, where nil is none, the one that is held.
+func (s *shadow[K, R]) set(k K, row *R) (before *R) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before = s.rows[k]
+	if row != nil {
+		s.rows[k] = row
+	} else {
+		delete(s.rows, k)
+	}
+	return before
+}
+
+// emit hands a change on, now or with its batch. When the sink panics the change is taken back, so that the next list
+// tries it again.
 func (s *shadow[K, R]) emit(c change[R]) {
 	if s.batch {
 		s.pending = append(s.pending, c)
 		return
 	}
+	ok := false
+	defer func() {
+		if !ok {
+			r := c.after
+			if r == nil {
+				r = c.before
+			}
+			s.set(s.key(r), c.before)
+		}
+	}()
 	switch {
 	case c.after != nil && s.sink.Put != nil:
 		s.sink.Put(*c.after)
 	case c.after == nil && s.sink.Delete != nil:
 		s.sink.Delete(*c.before)
 	}
+	ok = true
 }
 
 // begin and end enclose the changes of one list.
@@ -103,10 +125,15 @@ func (s *shadow[K, R]) end() {
 		for r := range s.all() {
 			rows = append(rows, *r)
 		}
-		s.sink.ReplaceAll(rows)
-		return
+		f := guarded(func() { s.sink.ReplaceAll(rows) })
+		if f == nil {
+			return
+		}
+		s.fault(f) // one by one, the others find their way
 	}
 	for _, c := range pending {
-		s.emit(c)
+		if f := guarded(func() { s.emit(c) }); f != nil {
+			s.fault(f)
+		}
 	}
 }
