@@ -463,10 +463,20 @@ func (p *Proxy) refuse(s *state, w http.ResponseWriter, r *http.Request, f *pipe
 	return false
 }
 
-// boundRest bounds the wait for what the client has not sent of its body: with HTTP/1, net/http reads a small rest before
-// it answers, or before the next request, for which it sets its own bound.
+// boundRest bounds what an answer of the gateway's own waits for. With HTTP/1, net/http reads a small rest of the client's
+// body before it answers, or before the next request, for which it sets its own bound; with HTTP/2, the stream needs window,
+// which a client may never give.
 func (p *Proxy) boundRest(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor != 1 || r.ContentLength == 0 || p.opts.BodyIdleTimeout <= 0 {
+	if p.opts.BodyIdleTimeout <= 0 {
+		return
+	}
+	if r.ProtoMajor == 2 {
+		if d, ok := w.(writeDeadline); ok {
+			_ = d.SetWriteDeadline(time.Now().Add(p.opts.BodyIdleTimeout)) // on a closed connection the write fails
+		}
+		return
+	}
+	if r.ContentLength == 0 {
 		return
 	}
 	if d, ok := w.(readDeadline); ok {
