@@ -247,6 +247,13 @@ func (e *Engine) bootstrap(ctx context.Context) {
 
 // resync makes lists due. topics nil means all.
 func (e *Engine) resync(at time.Time, slow bool, topics []string) {
+	for _, k := range e.concerned(slow, topics) {
+		k.request(at)
+	}
+}
+
+// concerned returns the lists of the topics, with the slow ones or without.
+func (e *Engine) concerned(slow bool, topics []string) (kinds []*kind) {
 	for _, k := range e.fetched() {
 		if k.slow && !slow {
 			continue
@@ -254,8 +261,9 @@ func (e *Engine) resync(at time.Time, slow bool, topics []string) {
 		if len(topics) > 0 && !slices.ContainsFunc(topics, func(t string) bool { return strings.EqualFold(t, k.topic) }) {
 			continue
 		}
-		k.request(at)
+		kinds = append(kinds, k)
 	}
+	return kinds
 }
 
 // Resync makes every list due now. Lists that are being fetched are fetched again afterwards.
@@ -478,7 +486,7 @@ func newSource(e *Engine, s Source) *source {
 }
 
 // OnState implements eventsource.Handler: whatever came between may have been lost, so the lists of the topics concerned
-// are due.
+// are due. Only a connect makes the gateway register anew: a gap says nothing of the API Manager.
 func (s *source) OnState(st eventsource.State) {
 	s.mu.Lock()
 	s.state = st
@@ -496,20 +504,24 @@ func (s *source) OnState(st eventsource.State) {
 	}
 	log.Str("source", s.source.Name()).Str("address", st.Address).Msg(st.Kind.String())
 	switch st.Kind {
-	case eventsource.Connected, eventsource.Gap:
+	case eventsource.Connected:
 		at := time.Now()
-		if again || st.Kind == eventsource.Gap {
+		if again {
 			at = at.Add(rand.N(s.e.opt.ResyncJitter + 1))
 		}
 		s.e.resync(at, true, s.topics)
-		if !again && st.Kind == eventsource.Connected {
+		if !again {
 			close(s.first)
+			break
 		}
-		if again {
-			select {
-			case s.e.registered <- struct{}{}:
-			default:
-			}
+		select {
+		case s.e.registered <- struct{}{}:
+		default:
+		}
+	case eventsource.Gap:
+		at := time.Now().Add(rand.N(s.e.opt.ResyncJitter + 1))
+		for _, k := range s.e.concerned(true, s.topics) {
+			k.gap(at)
 		}
 	}
 }
@@ -518,18 +530,8 @@ func (s *source) OnState(st eventsource.State) {
 func (s *source) OnMessage(m event.Message) {
 	if f := guarded(func() { s.message(m) }); f != nil {
 		s.count("malformed", outMalformed)
-		s.e.panicked(kindOfMessages, s.e.kindsOf(m.Topic), f, func(line *zerolog.Event) { line.Str("topic", m.Topic).Str("message_id", m.MessageID) })
+		s.e.panicked(kindOfMessages, s.e.concerned(true, []string{m.Topic}), f, func(line *zerolog.Event) { line.Str("topic", m.Topic).Str("message_id", m.MessageID) })
 	}
-}
-
-// kindsOf returns the lists of a topic.
-func (e *Engine) kindsOf(topic string) (kinds []*kind) {
-	for _, k := range e.fetched() {
-		if strings.EqualFold(k.topic, topic) {
-			kinds = append(kinds, k)
-		}
-	}
-	return kinds
 }
 
 func (s *source) message(m event.Message) {
@@ -595,7 +597,7 @@ func (s *source) malformed(topic string, err error) {
 	if !dirty {
 		return
 	}
-	for _, k := range s.e.kindsOf(topic) {
+	for _, k := range s.e.concerned(true, []string{topic}) {
 		k.doubt(s.e.opt.RefetchDelay)
 	}
 }

@@ -37,6 +37,9 @@ type kind struct {
 	origin    string // of the rows before the first fetch: "snapshot"
 	held      bool
 	running   bool
+	gapped    bool          // messages were lost while the list was being fetched
+	endedAt   time.Time     // of the last fetch, however it ended
+	took      time.Duration // the last fetch
 	failures  uint64
 	failing   bool
 	lastErr   string
@@ -75,6 +78,31 @@ func (k *kind) request(at time.Time) {
 	default:
 	}
 }
+
+// gap makes the list due because the event source lost messages, which it does when the gateway is too slow. Lists would
+// make it slower still, so between the end of one and the next that only a gap asks for lies at least as long as the one
+// took, and minGapPause. A gap in the meantime is answered at its end; a fetch that is due anyway answers it too.
+func (k *kind) gap(at time.Time) {
+	k.mu.Lock()
+	if k.running {
+		k.gapped = true
+		k.mu.Unlock()
+		return
+	}
+	if !k.endedAt.IsZero() {
+		if soonest := k.endedAt.Add(max(k.took, minGapPause)); soonest.After(at) {
+			at = soonest
+		}
+	}
+	retried := k.failing && !k.due.IsZero()
+	k.mu.Unlock()
+	if !retried { // else it would cut the pause after a failure short
+		k.request(at)
+	}
+}
+
+// minGapPause is the least time between the end of a list and the next for a gap.
+const minGapPause = time.Second
 
 // doubt makes the list due because single questions do not suffice. It waits longer each time, so that a busy event
 // stream cannot keep the API Manager busy with lists.
@@ -149,8 +177,14 @@ func (k *kind) run(ctx context.Context) {
 
 // record keeps how a fetch went and says so in the log, once for a row of failures.
 func (k *kind) record(r pullResult, took time.Duration) {
+	now := time.Now()
 	k.mu.Lock()
 	k.running = false
+	k.endedAt, k.took = now, took
+	if k.gapped && k.due.IsZero() && (r.outcome == pullApplied || r.outcome == pullAbsent) { // the others are repeated
+		k.due = now.Add(max(took, minGapPause))
+	}
+	k.gapped = false
 	was := k.failing
 	first := false
 	switch r.outcome {
@@ -163,7 +197,7 @@ func (k *kind) record(r pullResult, took time.Duration) {
 		k.failing = false
 	case pullApplied, pullAbsent:
 		first = k.fetchedAt.IsZero()
-		k.fetchedAt = time.Now()
+		k.fetchedAt = now
 		k.seconds = took.Seconds()
 		k.held, k.failing, k.lastErr, k.origin = false, false, "", ""
 	}

@@ -248,6 +248,13 @@ func newManager() *manager {
 	}
 }
 
+// called tells how often a list or a row was asked for.
+func (m *manager) called(name string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.calls[name]
+}
+
 func (m *manager) now() int64 { return time.Now().Add(m.skew).UnixMilli() }
 
 // answer is one call: waiting, the snapshot, waiting.

@@ -46,6 +46,8 @@ const (
 	// hears of a new attempt sooner than of the old one, whose repetitions come ever later.
 	dialTimeout    = 5 * time.Second
 	connectTimeout = 1500 * time.Millisecond
+	// gapPause is the least time between two gaps that are told: what is answered to one must not make the next.
+	gapPause = time.Second
 	// readTimeout bounds the reading of one stream; live messages wait for it.
 	readTimeout = 10 * time.Second
 	// awayMargin is added before the loss of a connection that was noticed late, beside the pings it took.
@@ -124,11 +126,15 @@ type notices struct {
 }
 
 // say keeps err unless one waits already: one loss is as bad as several.
-func say(c chan error, err error) {
+func say(c chan<- error, err error) {
 	select {
 	case c <- err:
 	default:
 	}
+}
+
+func tooSlow(sub *natsgo.Subscription) error {
+	return fmt.Errorf("the handler of %s was too slow: messages were dropped", sub.Subject)
 }
 
 // session connects to one server and delivers until the connection is lost or ctx is done.
@@ -178,7 +184,7 @@ func (s *Source) session(ctx context.Context, b brokerurl.Broker, link *supervis
 	defer consumers.Wait()
 	defer stop()
 	for i, sub := range subscriptions {
-		consumers.Go(func() { s.consume(delivery, conn, s.o.Topics[i], sub, away, link) })
+		consumers.Go(func() { s.consume(delivery, conn, s.o.Topics[i], sub, away, link, n.gap) })
 	}
 	consumers.Go(func() {
 		for {
@@ -189,6 +195,16 @@ func (s *Source) session(ctx context.Context, b brokerurl.Broker, link *supervis
 			say(n.gap, relayGap(m.Data))
 		}
 	})
+	// gap is the newest one that waits for its turn.
+	var gap error
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	paused := true
+	tell := func() {
+		link.Gap(gap)
+		gap, paused = nil, true
+		pause.Reset(gapPause)
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -197,8 +213,14 @@ func (s *Source) session(ctx context.Context, b brokerurl.Broker, link *supervis
 			return fmt.Errorf("connection to %s: %w", b.Address, cmp.Or(conn.LastError(), errors.New("closed")))
 		case err := <-n.denied:
 			return supervisor.Refused(fmt.Errorf("connection to %s: %w", b.Address, err))
-		case err := <-n.gap:
-			link.Gap(err)
+		case gap = <-n.gap:
+			if !paused {
+				tell()
+			}
+		case <-pause.C:
+			if paused = false; gap != nil {
+				tell()
+			}
 		}
 	}
 }
@@ -206,7 +228,7 @@ func (s *Source) session(ctx context.Context, b brokerurl.Broker, link *supervis
 // consume hands the messages of one topic over, in their order. What the relay's streams hold comes before what is live:
 // the last decision of each key, which is in no list that could be fetched, and what was published while we were away,
 // which a fetch of everything makes up for as well, but later. What comes twice does no harm.
-func (s *Source) consume(ctx context.Context, conn *natsgo.Conn, topic string, sub *natsgo.Subscription, away time.Time, link *supervisor.Link) {
+func (s *Source) consume(ctx context.Context, conn *natsgo.Conn, topic string, sub *natsgo.Subscription, away time.Time, link *supervisor.Link, gap chan<- error) {
 	if topic == event.TopicThrottleData {
 		s.read(ctx, conn, decisionPrefix+">", topic, link, jetstream.OrderedConsumerConfig{
 			FilterSubjects: []string{decisionPrefix + ">"}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
@@ -223,7 +245,9 @@ func (s *Source) consume(ctx context.Context, conn *natsgo.Conn, topic string, s
 		case err == nil:
 			link.Deliver(message(topic, m))
 		case errors.Is(err, natsgo.ErrSlowConsumer):
-			// The error handler has said it; what still waits is good.
+			// The error handler has said it when the first message was dropped. Others may have been since, after the fetch
+			// that was its answer began. What still waits is good.
+			say(gap, tooSlow(sub))
 		default:
 			return
 		}
@@ -327,7 +351,7 @@ func (s *Source) dial(ctx context.Context, b brokerurl.Broker, n notices) (*nats
 		natsgo.ErrorHandler(func(_ *natsgo.Conn, sub *natsgo.Subscription, err error) {
 			switch {
 			case errors.Is(err, natsgo.ErrSlowConsumer) && sub != nil:
-				say(n.gap, fmt.Errorf("the handler of %s was too slow: messages were dropped", sub.Subject))
+				say(n.gap, tooSlow(sub))
 			case errors.Is(err, natsgo.ErrPermissionViolation) && sub != nil:
 				say(n.denied, err)
 			default:

@@ -291,6 +291,39 @@ func TestSlowHandlerIsAGap(t *testing.T) {
 	}
 }
 
+// TestGapsAreSpacedAndTheLastIsTold: one answer is enough for a burst of losses, but one must begin after the last of them.
+func TestGapsAreSpacedAndTheLastIsTold(t *testing.T) {
+	s := start(t, nil)
+	r := sourcetest.NewRecorder()
+	step := make(chan struct{})
+	r.OnMessageFunc = func(event.Message) { <-step }
+	sourcetest.Run(t, source(t, Options{Pending: 4}, "nats://"+address(s)), r)
+	r.AwaitState(t, eventsource.Connected, 1, 10*time.Second)
+	c := client(t, address(s))
+	began := time.Now()
+	burst := func() {
+		for range 50 {
+			publish(t, c, "gatehouse.event.throttledata", "x", nil)
+		}
+	}
+	burst()
+	r.AwaitState(t, eventsource.Gap, 1, 10*time.Second)
+	for range 200 { // a handler that is too slow all the time
+		burst()
+		step <- struct{}{}
+	}
+	lost := time.Now()
+	close(step)
+	r.Await(t, "a gap that is told after the last loss", 10*time.Second, func() bool {
+		states := r.States()
+		last := states[len(states)-1]
+		return last.Kind == eventsource.Gap && last.Since.After(lost)
+	})
+	if n, most := r.Count(eventsource.Gap), int(time.Since(began)/gapPause)+2; n > most {
+		t.Errorf("%d gaps were told in %v, want at most %d", n, time.Since(began), most)
+	}
+}
+
 func TestRelayGap(t *testing.T) {
 	s := start(t, nil)
 	r := sourcetest.NewRecorder()
