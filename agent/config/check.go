@@ -358,6 +358,13 @@ func (d *decoder) checkGateway(c *Config) {
 	if g.Introspection.OnUnavailable == "serve_stale" && g.Introspection.StaleTTL == 0 {
 		d.report("gateway.introspection.on_unavailable", &problem{"stale answers that are kept for no time", `write stale_ttl = "5m" beside it`}, "gateway.introspection.stale_ttl")
 	}
+	on, interval := g.OnStale, c.APIM.EventHub.ResyncInterval
+	if denies := on.Subscriptions == "deny" || on.Revocation == "deny" || on.Deny == "deny"; denies && c.APIM.EventHub.Enable && on.StaleAfter <= interval {
+		d.report("gateway.on_stale.stale_after", &problem{
+			"not longer than resync_interval: requests would be refused between two fetches of the lists while nothing is wrong",
+			fmt.Sprintf("write more than %s, or shorten apim.event_hub.resync_interval", interval),
+		}, "apim.event_hub.resync_interval", "gateway.on_stale.subscriptions", "gateway.on_stale.revocation", "gateway.on_stale.deny")
+	}
 	cors := c.APIM.CORS
 	if cors.AllowCredentials && slices.Contains(cors.AllowOrigins, "*") && d.source.Written("apim.cors.allow_credentials") {
 		d.note("apim.cors.allow_credentials", `every site may call with the user's credentials, because allow_origins holds "*"`, true)

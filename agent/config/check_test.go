@@ -53,6 +53,10 @@ func TestRulesBetweenKeys(t *testing.T) {
 			"gatehouse.toml:1: apim.event_hub.service_url: missing, while the event hub is enabled",
 			"apim.event_hub.username: missing", "apim.event_hub.password: missing", "apim.event_hub.event_listening_endpoints: missing",
 		}},
+		{"lists that are old before they are fetched again", eventHub + "resync_interval = \"1h\"\n[gateway.on_stale]\ndeny = \"deny\"\nstale_after = \"30m\"", []string{
+			"gatehouse.toml:9: gateway.on_stale.stale_after = \"30m\": not longer than resync_interval: requests would be refused between two fetches of the lists while nothing is wrong; write more than 1h",
+		}},
+		{"and served all the same", eventHub + "resync_interval = \"1h\"\n[gateway.on_stale]\nstale_after = \"30m\"", nil},
 		{"event hub switched off", "[apim.event_hub]\nenable = false\nusername = \"u\"", nil},
 		{"event hub with the credentials of throttling", strings.Replace(strings.Replace(eventHub, "username", "#", 1), "password", "#", 1) + "[apim.throttling]\nusername = \"u\"\npassword = \"p\"", nil},
 		{"a user inside service_url", strings.Replace(eventHub, "https://", "https://u:hunter2@", 1), []string{"apim.event_hub.service_url = \"https://u:***@apim.example.com:9443\": a URL with a user in it"}},
