@@ -4,7 +4,6 @@ package claims
 
 import (
 	"encoding/json"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,33 +17,6 @@ const EndUser = "http://wso2.org/claims/enduser"
 // fixed are the claims that were verified as they stand: no mapping moves them away or writes over them.
 var fixed = map[string]bool{"iss": true, "sub": true, "aud": true, "exp": true, "nbf": true, "iat": true, "jti": true}
 
-// Map renames claims. A remote name that begins with a slash and is no claim's own name is a JSON pointer into the
-// claims. The value moves, except that registered claims and members of objects are copied. Of two mappings to one local
-// name the first that finds a value wins; a mapping wins over a claim that already has the local name. The input is not
-// changed; it is returned as it is when there is nothing to rename.
-func Map(in map[string]any, mappings []keymanager.ClaimMapping) map[string]any {
-	if len(mappings) == 0 {
-		return in
-	}
-	out := maps.Clone(in)
-	for _, m := range mappings {
-		if _, own := in[m.Remote]; own && !fixed[m.Remote] && m.Remote != m.Local {
-			delete(out, m.Remote)
-		}
-	}
-	written := make(map[string]bool, len(mappings))
-	for _, m := range mappings {
-		if m.Local == "" || written[m.Local] || fixed[m.Local] {
-			continue
-		}
-		if v, ok := Find(in, m.Remote); ok {
-			out[m.Local] = v
-			written[m.Local] = true
-		}
-	}
-	return out
-}
-
 // Find returns the claim of a name, or what the name leads to as a JSON pointer (RFC 6901).
 func Find(in map[string]any, name string) (any, bool) {
 	if v, ok := in[name]; ok {
@@ -53,27 +25,14 @@ func Find(in map[string]any, name string) (any, bool) {
 	if !strings.HasPrefix(name, "/") {
 		return nil, false
 	}
-	var v any = in
-	for step := range strings.SplitSeq(name[1:], "/") {
-		step = strings.ReplaceAll(strings.ReplaceAll(step, "~1", "/"), "~0", "~")
-		switch at := v.(type) {
-		case map[string]any:
-			next, ok := at[step]
-			if !ok {
-				return nil, false
-			}
-			v = next
-		case []any:
-			i, err := strconv.ParseUint(step, 10, 31)
-			if err != nil || int(i) >= len(at) || len(step) > 1 && step[0] == '0' {
-				return nil, false
-			}
-			v = at[i]
-		default:
-			return nil, false
-		}
-	}
-	return v, true
+	p := parsePointer(name)
+	return p.follow(in)
+}
+
+// Map is the Map of a Mapper for mappings that are used once. Those that cannot be used are passed over.
+func Map(in map[string]any, mappings []keymanager.ClaimMapping) map[string]any {
+	m, _ := Compile(mappings)
+	return m.Map(in)
 }
 
 // ConsumerKey returns the consumer key: the claim of the given name, looked up in the mapped claims, then in the raw ones;
