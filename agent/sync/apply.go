@@ -89,7 +89,7 @@ func (e *Engine) applyApplication(it *item) outcome {
 	partial := false
 	out := e.applications.change(&ev.Base, ev.ID, func(cur *subscription.Application) *subscription.Application {
 		row := subscription.Application{ID: ev.ID, UUID: ev.UUID, Name: ev.Name, Owner: ev.Owner, Policy: ev.Policy,
-			TokenType: ev.TokenType, Tenant: ev.TenantDomain, Attributes: ev.Attributes}
+			TokenType: ev.TokenType, Tenant: canonicalTenant(ev.TenantDomain), Attributes: ev.Attributes}
 		if ev.GroupID != "" {
 			row.GroupIDs = []string{ev.GroupID}
 		}
@@ -139,7 +139,7 @@ func (e *Engine) applyMapping(it *item) outcome {
 			return nil
 		}
 		row := subscription.KeyMapping{ConsumerKey: k.ConsumerKey, KeyManager: k.KeyManager, KeyType: subscription.KeyType(strings.ToUpper(ev.KeyType)),
-			ApplicationID: ev.ApplicationID, ApplicationUUID: ev.ApplicationUUID, Tenant: ev.TenantDomain}
+			ApplicationID: ev.ApplicationID, ApplicationUUID: ev.ApplicationUUID, Tenant: canonicalTenant(ev.TenantDomain)}
 		if cur != nil && cur.ApplicationID == row.ApplicationID {
 			keep(&row.ApplicationUUID, cur.ApplicationUUID)
 			keep(&row.Tenant, cur.Tenant)
@@ -175,7 +175,7 @@ func (e *Engine) applySubscription(it *item) outcome {
 	}
 	return e.subscriptions.change(&ev.Base, ev.ID, func(cur *subscription.Subscription) *subscription.Subscription {
 		row := subscription.Subscription{ID: ev.ID, UUID: ev.UUID, APIID: ev.APIID, APIUUID: ev.APIUUID, ApplicationID: ev.ApplicationID,
-			ApplicationUUID: ev.ApplicationUUID, Policy: ev.Policy, State: subscription.State(ev.State), Tenant: ev.TenantDomain}
+			ApplicationUUID: ev.ApplicationUUID, Policy: ev.Policy, State: subscription.State(ev.State), Tenant: canonicalTenant(ev.TenantDomain)}
 		if cur != nil {
 			keep(&row.UUID, cur.UUID)
 			keep(&row.APIUUID, cur.APIUUID)
@@ -340,10 +340,10 @@ func (e *Engine) applyPolicy(it *item) outcome {
 // policyTenant is the tenant of a policy event that names none.
 func (e *Engine) policyTenant(named string) string {
 	if named != "" {
-		return named
+		return canonicalTenant(named)
 	}
 	if t := e.opt.Tenants[0]; t != "" && t != allTenants {
-		return t
+		return canonicalTenant(t)
 	}
 	return superTenant
 }
@@ -444,13 +444,13 @@ func (e *Engine) applyKeyManager(it *item) outcome {
 
 // keyManagerKey finds a key manager by name, exact case first.
 func (e *Engine) keyManagerKey(tenant, name string) kmKey {
-	k := kmKey{tenant, name}
+	k := kmKey{canonicalTenant(tenant), name}
 	if e.keyManagers.table.Get(k) != nil {
 		return k
 	}
 	for r := range e.keyManagers.table.All() {
 		if strings.EqualFold(r.Name, name) && strings.EqualFold(r.Tenant, tenant) {
-			return kmKey{r.Tenant, r.Name}
+			return e.keyManagers.key(r)
 		}
 	}
 	return k

@@ -92,6 +92,7 @@ func New(opt Options) (*Engine, error) {
 	if slices.Contains(opt.Tenants, allTenants) && len(opt.Tenants) > 1 {
 		opt.Tenants = []string{allTenants}
 	}
+	opt.Tenants = distinct(opt.Tenants)
 	e := &Engine{
 		opt:        opt,
 		log:        opt.Logger.With().Str("component", "sync").Logger(),
@@ -111,6 +112,17 @@ func New(opt Options) (*Engine, error) {
 	}
 	e.metrics.watch(e)
 	return e, nil
+}
+
+// distinct returns the tenants, each once.
+func distinct(tenants []string) []string {
+	var list []string
+	for _, t := range tenants {
+		if !slices.ContainsFunc(list, func(u string) bool { return strings.EqualFold(t, u) }) {
+			list = append(list, t)
+		}
+	}
+	return list
 }
 
 // Run keeps the domains in step until ctx is done; it then writes a last snapshot, and returns when everything that it

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -90,8 +91,12 @@ func perTenant[R, W any](e *Engine, list func(context.Context, ListQuery, func(W
 
 // tenantsFor returns the tenants to ask for one row: the one that is known, else each.
 func (e *Engine) tenantsFor(known string) []string {
-	if known != "" && slices.Contains(e.opt.Tenants, known) {
-		return []string{known}
+	if known != "" {
+		for i, t := range e.opt.Tenants {
+			if strings.EqualFold(t, known) {
+				return e.opt.Tenants[i : i+1] // as it is configured
+			}
+		}
 	}
 	return e.opt.Tenants
 }
@@ -251,7 +256,7 @@ func (e *Engine) build() {
 		row := func(p controlplane.Policy, tenant string) throttle.Policy { return policyRow(kind, p, tenant) }
 		d := small(newDataset(e, policies, name, event.TopicNotification, dataset[policyKey, throttle.Policy]{
 			what: what, same: samePolicy,
-			key:   func(r *throttle.Policy) policyKey { return policyKey{r.Tenant, r.Name} },
+			key:   func(r *throttle.Policy) policyKey { return policyKey{canonicalTenant(r.Tenant), r.Name} },
 			stamp: func(r *throttle.Policy, at int64, o origin) { r.UpdatedAt, r.Origin = at, throttle.Origin(o) },
 			id:    func(k policyKey, _ *throttle.Policy) string { return string(kind) + "/" + k.tenant + "/" + k.name },
 		}), sink)
@@ -270,7 +275,7 @@ func (e *Engine) build() {
 
 	e.keyManagers = small(newDataset(e, group("key_managers", e.applyKeyManager), kindKeyManagers, event.TopicKeyManager, dataset[kmKey, keymanager.KeyManager]{
 		what: "key_manager", same: sameKeyManager, coarse: true,
-		key:   func(r *keymanager.KeyManager) kmKey { return kmKey{r.Tenant, r.Name} },
+		key:   func(r *keymanager.KeyManager) kmKey { return kmKey{canonicalTenant(r.Tenant), r.Name} },
 		stamp: func(r *keymanager.KeyManager, _ int64, o origin) { r.Origin = keymanager.Origin(o) },
 		id:    func(k kmKey, _ *keymanager.KeyManager) string { return k.tenant + "/" + k.name },
 		fetch: perTenant(e, l.KeyManagers, keyManagerRow),

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -134,7 +135,7 @@ func (e *Engine) readHead(r *snapshot.Reader) (head snapshotHead, err error) {
 		return head, fmt.Errorf("it is %s old, more than max_snapshot_age (%s)", age.Round(time.Second), e.opt.MaxSnapshotAge)
 	case head.Identity != e.opt.Identity:
 		return head, fmt.Errorf("it was taken of %q, and the configuration names %q", head.Identity, e.opt.Identity)
-	case !slices.Equal(head.Tenants, e.opt.Tenants) || !slices.Equal(head.Labels, e.opt.Labels):
+	case !slices.EqualFunc(head.Tenants, e.opt.Tenants, strings.EqualFold) || !slices.Equal(head.Labels, e.opt.Labels):
 		return head, fmt.Errorf("it was taken for tenants %q and gateway labels %q, and the configuration names %q and %q",
 			head.Tenants, head.Labels, e.opt.Tenants, e.opt.Labels)
 	}

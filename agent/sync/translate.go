@@ -24,11 +24,19 @@ const (
 	globalTenant = "WSO2-ALL-TENANTS"
 )
 
+// canonicalTenant is the one spelling under which a tenant is kept: tenants are domain names, of which case says nothing.
+func canonicalTenant(t string) string {
+	if strings.EqualFold(t, globalTenant) {
+		return globalTenant
+	}
+	return strings.ToLower(t)
+}
+
 // tenantOfContext reads the tenant of an API from its context.
 func tenantOfContext(context string) string {
 	if rest, ok := strings.CutPrefix(context, "/t/"); ok {
 		if domain, _, ok := strings.Cut(rest, "/"); ok && domain != "" {
-			return domain
+			return canonicalTenant(domain)
 		}
 	}
 	return superTenant
@@ -37,16 +45,16 @@ func tenantOfContext(context string) string {
 // tenantOr returns the tenant that a row names, else the one that was asked for, where that is one.
 func tenantOr(named, asked string) string {
 	if named != "" || asked == allTenants {
-		return named
+		return canonicalTenant(named)
 	}
-	return asked
+	return canonicalTenant(asked)
 }
 
 func apiRow(a controlplane.API) subscription.API {
 	r := subscription.API{
 		ID: a.APIID, UUID: a.UUID, Name: a.Name, Version: a.Version, Context: a.Context,
 		Provider: strings.Replace(a.Provider, "-AT-", "@", 1), Type: a.APIType, Status: a.Status, Policy: a.Policy,
-		Tenant: a.Organization, IsDefault: a.IsDefaultVersion,
+		Tenant: canonicalTenant(a.Organization), IsDefault: a.IsDefaultVersion,
 	}
 	if r.Tenant == "" || r.Tenant == allTenants {
 		r.Tenant = tenantOfContext(a.Context)
@@ -61,7 +69,7 @@ func apiRow(a controlplane.API) subscription.API {
 
 func sameAPI(a, b *subscription.API) bool {
 	return a.ID == b.ID && a.UUID == b.UUID && a.Name == b.Name && a.Version == b.Version && a.Context == b.Context &&
-		a.Provider == b.Provider && a.Type == b.Type && a.Status == b.Status && a.Policy == b.Policy && a.Tenant == b.Tenant &&
+		a.Provider == b.Provider && a.Type == b.Type && a.Status == b.Status && a.Policy == b.Policy && strings.EqualFold(a.Tenant, b.Tenant) &&
 		a.IsDefault == b.IsDefault && slices.EqualFunc(a.Resources, b.Resources, func(x, y subscription.APIResource) bool {
 		return x.Pattern == y.Pattern && x.Method == y.Method && x.Auth == y.Auth && x.Policy == y.Policy && slices.Equal(x.Scopes, y.Scopes)
 	})
@@ -84,7 +92,7 @@ func sameApplication(a, b *subscription.Application) bool {
 		}
 	}
 	return a.ID == b.ID && a.UUID == b.UUID && a.Name == b.Name && a.Owner == b.Owner && a.Policy == b.Policy &&
-		a.TokenType == b.TokenType && a.Tenant == b.Tenant && slices.Equal(a.GroupIDs, b.GroupIDs)
+		a.TokenType == b.TokenType && strings.EqualFold(a.Tenant, b.Tenant) && slices.Equal(a.GroupIDs, b.GroupIDs)
 }
 
 func mappingRow(m controlplane.KeyMapping, tenant string) subscription.KeyMapping {
@@ -100,7 +108,7 @@ func sameMapping(a, b *subscription.KeyMapping) bool {
 		a.ApplicationID == b.ApplicationID && a.ApplicationUUID == b.ApplicationUUID && sameTenant(a.Tenant, b.Tenant)
 }
 
-func sameTenant(a, b string) bool { return a == b || a == "" || b == "" }
+func sameTenant(a, b string) bool { return a == "" || b == "" || strings.EqualFold(a, b) }
 
 func subscriptionRow(s controlplane.Subscription, tenant string) subscription.Subscription {
 	return subscription.Subscription{
@@ -149,7 +157,7 @@ func policyRow(kind throttle.PolicyKind, p controlplane.Policy, tenant string) t
 }
 
 func samePolicy(a, b *throttle.Policy) bool {
-	return a.Kind == b.Kind && a.Tenant == b.Tenant && a.Name == b.Name && a.ID == b.ID && a.Default == b.Default &&
+	return a.Kind == b.Kind && strings.EqualFold(a.Tenant, b.Tenant) && a.Name == b.Name && a.ID == b.ID && a.Default == b.Default &&
 		a.BurstCount == b.BurstCount && a.BurstUnit == b.BurstUnit && a.StopOnQuotaReach == b.StopOnQuotaReach &&
 		a.UserLevel == b.UserLevel && a.GraphQLMaxDepth == b.GraphQLMaxDepth && a.GraphQLMaxComplexity == b.GraphQLMaxComplexity &&
 		slices.EqualFunc(a.Groups, b.Groups, func(x, y throttle.ConditionGroup) bool {
@@ -168,7 +176,7 @@ type denyKey struct {
 func denyKeyOf(c *throttle.DenyCondition) denyKey {
 	switch c.Kind {
 	case throttle.DenyIP, throttle.DenyIPRange:
-		k := denyKey{kind: throttle.DenyIP, tenant: c.Tenant, id: c.ID}
+		k := denyKey{kind: throttle.DenyIP, tenant: canonicalTenant(c.Tenant), id: c.ID}
 		if k.tenant == "" {
 			k.tenant = superTenant
 		}
@@ -177,20 +185,49 @@ func denyKeyOf(c *throttle.DenyCondition) denyKey {
 		}
 		return k
 	case throttle.DenyUser:
-		tenant := c.Tenant
+		tenant := canonicalTenant(c.Tenant)
 		if tenant == "" {
 			if strings.Contains(c.Value, "@") {
-				return denyKey{kind: c.Kind, value: c.Value}
+				return denyKey{kind: c.Kind, value: foldDomain(c.Value)}
 			}
 			tenant = superTenant
 		}
-		return denyKey{kind: c.Kind, value: strings.TrimSuffix(c.Value, "@"+tenant) + "@" + tenant}
+		value := c.Value
+		if at := len(value) - len(tenant) - 1; at >= 0 && strings.EqualFold(value[at:], "@"+tenant) {
+			value = value[:at]
+		}
+		return denyKey{kind: c.Kind, value: value + "@" + tenant}
 	case throttle.DenyApplication:
-		return denyKey{kind: c.Kind, value: strings.Replace(c.Value, "@"+superTenant+":", ":", 1)}
+		owner, app, _ := strings.Cut(c.Value, ":")
+		return denyKey{kind: c.Kind, value: strings.TrimSuffix(foldDomain(owner), "@"+superTenant) + ":" + app}
 	case throttle.DenySubscription:
-		return denyKey{kind: c.Kind, value: strings.Replace(c.Value, "@"+superTenant+"-", "-", 1)}
+		// Where the domain ends is known only of a domain that is known: both it and what follows may hold a hyphen.
+		value := replaceFold(c.Value, "@"+superTenant+"-", "-")
+		if t := canonicalTenant(c.Tenant); t != "" && t != superTenant {
+			value = replaceFold(value, "@"+t+"-", "@"+t+"-")
+		}
+		return denyKey{kind: c.Kind, value: value}
 	}
 	return denyKey{kind: c.Kind, value: c.Value}
+}
+
+// foldDomain brings what follows the last @ into the one spelling of tenants.
+func foldDomain(user string) string {
+	at := strings.LastIndexByte(user, '@') + 1
+	if at == 0 {
+		return user
+	}
+	return user[:at] + canonicalTenant(user[at:])
+}
+
+// replaceFold replaces the first occurrence of old, in whatever case.
+func replaceFold(s, old, replacement string) string {
+	for i := 0; i+len(old) <= len(s); i++ {
+		if strings.EqualFold(s[i:i+len(old)], old) {
+			return s[:i] + replacement + s[i+len(old):]
+		}
+	}
+	return s
 }
 
 // sameDeny ignores what only one of list and event says: number and tenant of a condition that is known by its text.
@@ -219,7 +256,7 @@ func denyRows(b controlplane.Block) []throttle.DenyCondition {
 		if ip.Inactive {
 			continue
 		}
-		c := throttle.DenyCondition{Kind: throttle.DenyKind(strings.ToUpper(ip.Type)), Tenant: ip.TenantDomain, ID: ip.ID, Invert: ip.Invert}
+		c := throttle.DenyCondition{Kind: throttle.DenyKind(strings.ToUpper(ip.Type)), Tenant: canonicalTenant(ip.TenantDomain), ID: ip.ID, Invert: ip.Invert}
 		fillAddresses(&c, ip.FixedIP, ip.StartingIP, ip.EndingIP)
 		rows = append(rows, c)
 	}
@@ -244,7 +281,7 @@ func unreadable(c *throttle.DenyCondition) bool {
 }
 
 func denyOfEvent(e *event.DenyChanged) throttle.DenyCondition {
-	c := throttle.DenyCondition{Kind: throttle.DenyKind(strings.ToUpper(e.Kind)), Tenant: e.TenantDomain, ID: e.ID, Value: e.Value, Invert: e.Invert}
+	c := throttle.DenyCondition{Kind: throttle.DenyKind(strings.ToUpper(e.Kind)), Tenant: canonicalTenant(e.TenantDomain), ID: e.ID, Value: e.Value, Invert: e.Invert}
 	if c.Kind == throttle.DenyIP || c.Kind == throttle.DenyIPRange {
 		c.Value = ""
 		fillAddresses(&c, e.FixedIP, e.StartingIP, e.EndingIP)
@@ -258,7 +295,7 @@ func keyManagerRow(k controlplane.KeyManager, tenant string) keymanager.KeyManag
 
 // keyManagerOf reads the configuration of a key manager (contract rest.md 5.2). Secrets of connectors stay behind.
 func keyManagerOf(name, kind, tenant, uuid string, enabled bool, conf map[string]any) keymanager.KeyManager {
-	if tenant == "" {
+	if tenant = canonicalTenant(tenant); tenant == "" {
 		tenant = superTenant
 	}
 	r := keymanager.KeyManager{Name: name, Type: kind, Tenant: tenant, UUID: uuid, Enabled: enabled,
@@ -348,7 +385,7 @@ func claimMappings(v any) []keymanager.ClaimMapping {
 }
 
 func sameKeyManager(a, b *keymanager.KeyManager) bool {
-	return a.Name == b.Name && a.Type == b.Type && a.Tenant == b.Tenant && (a.UUID == b.UUID || a.UUID == "" || b.UUID == "") &&
+	return a.Name == b.Name && a.Type == b.Type && strings.EqualFold(a.Tenant, b.Tenant) && (a.UUID == b.UUID || a.UUID == "" || b.UUID == "") &&
 		a.Enabled == b.Enabled && a.Issuer == b.Issuer && a.JWKSURL == b.JWKSURL && a.PEM == b.PEM &&
 		a.ConsumerKeyClaim == b.ConsumerKeyClaim && a.ScopesClaim == b.ScopesClaim && a.SelfValidate == b.SelfValidate &&
 		slices.Equal(a.ClaimMappings, b.ClaimMappings)
@@ -360,7 +397,7 @@ func revocationRows(r controlplane.Revoked, o origin) []keymanager.Revocation {
 		rows = append(rows, keymanager.Revocation{Kind: keymanager.RevokedToken, Value: t.Signature, ExpiresAt: t.ExpiresAt, Origin: keymanager.Origin(o)})
 	}
 	for _, m := range r.Mass {
-		row := keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: m.EntityID, Before: m.Before, Tenant: m.Organization, Origin: keymanager.Origin(o)}
+		row := keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: m.EntityID, Before: m.Before, Tenant: canonicalTenant(m.Organization), Origin: keymanager.Origin(o)}
 		if m.ConsumerKey != "" {
 			row.Kind, row.Value = keymanager.RevokedConsumerKey, m.ConsumerKey
 		} else if strings.Contains(strings.ToUpper(m.EntityType), "CLIENT") {
@@ -372,7 +409,7 @@ func revocationRows(r controlplane.Revoked, o origin) []keymanager.Revocation {
 }
 
 func revocationOf(e *event.Revoked, now int64, o origin) keymanager.Revocation {
-	r := keymanager.Revocation{Tenant: e.TenantDomain, ExpiresAt: e.ExpiresAt, Origin: keymanager.Origin(o)}
+	r := keymanager.Revocation{Tenant: canonicalTenant(e.TenantDomain), ExpiresAt: e.ExpiresAt, Origin: keymanager.Origin(o)}
 	switch e.Kind {
 	case event.RevokeConsumerKey:
 		r.Kind, r.Value, r.Before = keymanager.RevokedConsumerKey, e.ConsumerKey, e.Before

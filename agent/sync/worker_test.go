@@ -335,6 +335,7 @@ func TestEveryWaitingCallerGetsAnError(t *testing.T) {
 						return put(m)
 					}
 					o.Lists.KeyMapping = func(ctx context.Context, tenant, key, km string) (*controlplane.KeyMapping, error) {
+						time.Sleep(100 * time.Millisecond) // all requests wait for one answer
 						if on.Load() && where != "the table" {
 							panic("planted")
 						}
