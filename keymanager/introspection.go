@@ -11,6 +11,9 @@ type Introspection struct {
 	ClientSecret string
 	// KeyFile and CertFile are PEM files: the signing key of private_key_jwt, or the certificate of tls_client_auth.
 	KeyFile, CertFile string
+	// KeyPEM and CertPEM, when not empty, are what the files hold: a change of a file is a change of the key manager, which
+	// its name alone does not show.
+	KeyPEM, CertPEM string
 	// Timeout bounds a call; 0 means 2 s.
 	Timeout time.Duration
 }

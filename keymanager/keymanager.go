@@ -60,8 +60,11 @@ type KeyManager struct {
 	SkipSubscriptions, ValidateSubscriptions bool
 	// MaxStale is how long a key set is kept while it cannot be refreshed; 0 means 24 h.
 	MaxStale time.Duration
-	// CAFile and SkipTLSVerify apply to the key set's URL. CAPEM, when not empty, is what CAFile holds: a change of it is a
-	// change of the key manager, which the name of the file alone does not show.
+	// JWKSRefresh is the most time between two fetches of the key set, and so how long a withdrawn key may go on; 0 means
+	// 1 h. The server may ask for more frequent fetches.
+	JWKSRefresh time.Duration
+	// CAFile and SkipTLSVerify apply to the URLs of the key set and of the introspection. CAPEM, when not empty, is what
+	// CAFile holds: a change of it is a change of the key manager, which the name of the file alone does not show.
 	CAFile, CAPEM string
 	SkipTLSVerify bool
 	// SharedSecret verifies HS256, HS384 and HS512; "" refuses them. Only an issuer of the configuration has one.

@@ -43,8 +43,11 @@ type Options struct {
 	TLS       *tls.Config
 	// MaxStale is how long a set is used after it was last confirmed; 0 means DefaultMaxStale.
 	MaxStale time.Duration
-	Now      func() time.Time // nil: time.Now
-	Logger   zerolog.Logger
+	// Refresh is the most time between two fetches; 0 means MaxRefresh. A server's max-age below it counts, down to
+	// MinRefresh or Refresh, whichever is shorter.
+	Refresh time.Duration
+	Now     func() time.Time // nil: time.Now
+	Logger  zerolog.Logger
 	// Refreshed is called after each fetch; nil: nobody listens.
 	Refreshed func(error)
 }
@@ -64,8 +67,9 @@ type Source struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	mu     sync.Mutex
-	flight *flight
+	mu      sync.Mutex
+	started bool
+	flight  *flight
 	// asked is when a request last caused a fetch: for an unknown key ID, and because there were no keys at all.
 	asked   struct{ unknown, none time.Time }
 	unknown map[string]time.Time
@@ -101,6 +105,9 @@ func New(o Options) (*Source, error) {
 	if o.MaxStale <= 0 {
 		o.MaxStale = DefaultMaxStale
 	}
+	if o.Refresh <= 0 {
+		o.Refresh = MaxRefresh
+	}
 	if o.Transport == nil {
 		o.Transport = &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: o.TLS, TLSHandshakeTimeout: FetchTimeout,
 			MaxIdleConns: 1, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10, ForceAttemptHTTP2: true}
@@ -128,14 +135,18 @@ func (s *Source) Inherit(from *Source) {
 	}
 }
 
-// Start begins to fetch in the background until Close.
+// Start begins to fetch in the background until Close. A second call does nothing.
 func (s *Source) Start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ctx.Err() != nil {
+	if s.started || s.ctx.Err() != nil {
 		return
 	}
-	first := s.begin()
+	s.started = true
+	first := s.flight
+	if first == nil {
+		first = s.begin()
+	}
 	s.wg.Go(func() {
 		<-first.done
 		for err := first.err; ; err = s.fetch(s.ctx) {
@@ -322,7 +333,7 @@ func (s *Source) finish(f *flight, set *Set, age time.Duration, skipped []string
 		// Without keys tokens are refused: hurry. With keys there is time.
 		st.retry = min(max(2*st.retry, firstRetry), MinRefresh)
 		if s.set.Load() != nil {
-			st.retry = MinRefresh
+			st.retry = min(MinRefresh, s.opts.Refresh)
 		}
 	} else {
 		st.retry = MinRefresh
@@ -363,11 +374,11 @@ func (s *Source) get() (set *Set, age time.Duration, skipped []string, err error
 	if err != nil {
 		return nil, 0, nil, fmt.Errorf("GET %s: %w", s.opts.URL, err)
 	}
-	return set, refreshAfter(resp.Header), skipped, nil
+	return set, refreshAfter(resp.Header, s.opts.Refresh), skipped, nil
 }
 
-// refreshAfter is min(max-age, MaxRefresh), and no less than MinRefresh.
-func refreshAfter(h http.Header) time.Duration {
+// refreshAfter is min(max-age, most), and no less than MinRefresh unless most is.
+func refreshAfter(h http.Header, most time.Duration) time.Duration {
 	for _, line := range h.Values("Cache-Control") {
 		for d := range strings.SplitSeq(line, ",") {
 			name, value, _ := strings.Cut(strings.TrimSpace(d), "=")
@@ -375,10 +386,10 @@ func refreshAfter(h http.Header) time.Duration {
 				continue
 			}
 			n, err := strconv.ParseInt(strings.Trim(value, `"`), 10, 64)
-			if err == nil && n < int64(MaxRefresh/time.Second) {
-				return max(time.Duration(n)*time.Second, MinRefresh)
+			if err == nil && n < int64(most/time.Second) {
+				return min(max(time.Duration(n)*time.Second, MinRefresh), most)
 			}
 		}
 	}
-	return MaxRefresh
+	return most
 }

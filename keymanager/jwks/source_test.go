@@ -290,8 +290,13 @@ func TestRefreshAfter(t *testing.T) {
 	for header, want := range map[string]time.Duration{"": time.Hour, "max-age=600": 600 * time.Second, "public, Max-Age=120": 120 * time.Second,
 		"max-age=5": time.Minute, "max-age=0": time.Minute, "max-age=86400": time.Hour, "max-age=-5": time.Minute, "max-age=x": time.Hour,
 		"no-store": time.Hour, "max-age=99999999999999999999": time.Hour, `max-age="300"`: 300 * time.Second} {
-		if got := refreshAfter(http.Header{"Cache-Control": {header}}); got != want {
+		if got := refreshAfter(http.Header{"Cache-Control": {header}}, MaxRefresh); got != want {
 			t.Errorf("%q: %v, want %v", header, got, want)
+		}
+	}
+	for header, want := range map[string]time.Duration{"": 10 * time.Second, "max-age=600": 10 * time.Second, "max-age=5": 10 * time.Second} {
+		if got := refreshAfter(http.Header{"Cache-Control": {header}}, 10*time.Second); got != want {
+			t.Errorf("%q where 10 s are the most: %v, want %v", header, got, want)
 		}
 	}
 }

@@ -13,6 +13,10 @@ const maxDepth = 12
 // errNoObject is the error of a text that is no JSON object at all.
 var errNoObject = errors.New("is not a JSON object")
 
+// DecodeObject decodes a JSON object as strictly as those of tokens: no member twice in one object, at most 12 levels deep,
+// valid UTF-8, nothing after it. Numbers are json.Number.
+func DecodeObject(b []byte) (map[string]any, error) { return decodeObject(b) }
+
 // decodeObject decodes a JSON object strictly: no member twice in one object, no deeper than maxDepth, valid UTF-8,
 // nothing after it. Numbers are json.Number, so that large ones stay exact. The error is errNoObject, or says what of an
 // object is not allowed.

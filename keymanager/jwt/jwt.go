@@ -58,11 +58,17 @@ func refuse(c keymanager.Check, format string, args ...any) *keymanager.Refusal 
 	return &keymanager.Refusal{Check: c, Detail: fmt.Sprintf(format, args...)}
 }
 
-// Parse takes a token apart. A refusal of check opaque means that it is no JWT at all: not three parts, or the first of
-// them not the header of one (gateway-behaviour.md 5).
+// Parse takes an access token apart. A refusal of check opaque means that it is no JWT at all: not three parts, or the
+// first of them not the header of one (gateway-behaviour.md 5).
 func Parse(raw string) (*Token, *keymanager.Refusal) {
-	if len(raw) > MaxSize {
-		return nil, refuse(keymanager.CheckSize, "the token has %d bytes, more than %d", len(raw), MaxSize)
+	return ParseAs(raw, MaxSize, accessToken)
+}
+
+// ParseAs is Parse for a token of another purpose: no longer than max bytes, and of the type that the function accepts; a
+// token without a type (typ) is of the type "".
+func ParseAs(raw string, max int, accepts func(typ string) bool) (*Token, *keymanager.Refusal) {
+	if len(raw) > max {
+		return nil, refuse(keymanager.CheckSize, "the token has %d bytes, more than %d", len(raw), max)
 	}
 	head, rest, ok := strings.Cut(raw, ".")
 	body, sig, ok2 := strings.Cut(rest, ".")
@@ -82,7 +88,7 @@ func Parse(raw string) (*Token, *keymanager.Refusal) {
 		return nil, refuse(keymanager.CheckFormat, "the header %v", err)
 	}
 	t := &Token{signed: raw[:len(head)+1+len(body)], rawSig: sig}
-	if r := t.readHeader(header); r != nil {
+	if r := t.readHeader(header, accepts); r != nil {
 		return nil, r
 	}
 	pb, err := decodePart(body)
@@ -118,9 +124,9 @@ func decodePart(s string) ([]byte, error) {
 	return b, nil
 }
 
-func (t *Token) readHeader(h map[string]any) *keymanager.Refusal {
-	alg, ok := h["alg"].(string)
-	if !ok {
+func (t *Token) readHeader(h map[string]any, accepts func(string) bool) *keymanager.Refusal {
+	alg, isText := h["alg"].(string)
+	if !isText {
 		return refuse(keymanager.CheckAlgorithm, "the header names no algorithm")
 	}
 	t.Algorithm = alg
@@ -133,11 +139,10 @@ func (t *Token) readHeader(h map[string]any) *keymanager.Refusal {
 	if v, has := h["zip"]; has && v != nil {
 		return refuse(keymanager.CheckFormat, "the token is compressed")
 	}
-	if v, has := h["typ"]; has {
-		typ, ok := v.(string)
-		if !ok || !acceptedType(typ) {
-			return refuse(keymanager.CheckFormat, "the type %s (typ) is not that of an access token", quote(fmt.Sprint(v)))
-		}
+	v, has := h["typ"]
+	typ, ok := v.(string)
+	if has && (!ok || typ == "") || !accepts(typ) {
+		return refuse(keymanager.CheckFormat, "the type %s (typ) is not the one that is expected here", quote(fmt.Sprint(v)))
 	}
 	if v, has := h["cty"]; has {
 		cty, ok := v.(string)
@@ -160,12 +165,12 @@ func (t *Token) readHeader(h map[string]any) *keymanager.Refusal {
 	return nil
 }
 
-func acceptedType(typ string) bool {
-	return strings.EqualFold(typ, "JWT") || strings.EqualFold(typ, "at+jwt") || strings.EqualFold(typ, "application/at+jwt")
+func accessToken(typ string) bool {
+	return typ == "" || strings.EqualFold(typ, "JWT") || strings.EqualFold(typ, "at+jwt") || strings.EqualFold(typ, "application/at+jwt")
 }
 
-// methods are the algorithms that can be allowed at all. none and HS are not among them: a public key must never become
-// the secret of an HMAC.
+// methods are the algorithms that can be allowed at all for a key of a key set. none and HS are not among them: a public
+// key must never become the secret of an HMAC.
 var methods = map[string]jwt.SigningMethod{
 	"RS256": jwt.SigningMethodRS256, "RS384": jwt.SigningMethodRS384, "RS512": jwt.SigningMethodRS512,
 	"PS256": jwt.SigningMethodPS256, "PS384": jwt.SigningMethodPS384, "PS512": jwt.SigningMethodPS512,
@@ -173,12 +178,50 @@ var methods = map[string]jwt.SigningMethod{
 	"EdDSA": jwt.SigningMethodEdDSA,
 }
 
+// secretMethods need a secret that gateway and issuer share; VerifySecret alone uses them.
+var secretMethods = map[string]jwt.SigningMethod{
+	"HS256": jwt.SigningMethodHS256, "HS384": jwt.SigningMethodHS384, "HS512": jwt.SigningMethodHS512,
+}
+
+// MinSecret is the shortest shared secret, in bytes.
+const MinSecret = 32
+
+// CheckSecret says what is wrong with a shared secret: it is short, or the text of a key that others may know.
+func CheckSecret(secret string) error {
+	switch {
+	case len(secret) < MinSecret:
+		return fmt.Errorf("its shared secret has %d bytes, fewer than %d", len(secret), MinSecret)
+	case strings.Contains(secret, "-----BEGIN"):
+		return errors.New("its shared secret is the text of a key or certificate, which is no secret")
+	}
+	return nil
+}
+
+// Secret reports whether the algorithm is one of a shared secret.
+func Secret(alg string) bool { return secretMethods[alg] != nil }
+
+// VerifySecret reports whether the signature was made with the shared secret. It is false for every algorithm of a key
+// pair, and for a secret that CheckSecret refuses.
+func (t *Token) VerifySecret(secret string) bool {
+	m := secretMethods[t.Algorithm]
+	return m != nil && CheckSecret(secret) == nil && len(t.signature) > 0 && m.Verify(t.signed, t.signature, []byte(secret)) == nil
+}
+
 // Supported reports whether the algorithm can be allowed. Names are compared exactly.
 func Supported(alg string) bool { return methods[alg] != nil }
 
 // CheckAlgorithm refuses an algorithm that is not supported or not in the list; an empty list allows every supported one.
 func CheckAlgorithm(alg string, allowed []string) *keymanager.Refusal {
-	if !Supported(alg) {
+	return checkAlgorithm(alg, allowed, Supported(alg))
+}
+
+// CheckAnyAlgorithm is CheckAlgorithm for an issuer with a shared secret: the algorithms of a secret are supported too.
+func CheckAnyAlgorithm(alg string, allowed []string) *keymanager.Refusal {
+	return checkAlgorithm(alg, allowed, Supported(alg) || Secret(alg))
+}
+
+func checkAlgorithm(alg string, allowed []string, supported bool) *keymanager.Refusal {
+	if !supported {
 		return refuse(keymanager.CheckAlgorithm, "the algorithm %s is never accepted", quote(alg))
 	}
 	if len(allowed) == 0 {

@@ -25,7 +25,12 @@ type verified struct {
 	key     *jwks.Key
 	// set is the last key set that was seen to hold the key.
 	set   atomic.Pointer[jwks.Set]
-	until int64 // ms: expiry and skew
+	until int64 // ms: expiry and skew, or when an answer may not even be used as a stale one
+	// introspected says that a key manager answered for the token, which holds until fresh (ms).
+	introspected bool
+	fresh        int64
+	// claims are those of a JWT as they came, where the choice of the key manager may depend on them; nil for an opaque token.
+	claims map[string]any
 }
 
 // refused is a signature or format failure in the cache.
@@ -51,8 +56,17 @@ func (r *Registry) Authenticate(ctx context.Context, c keymanager.Credential) (t
 	now := r.now()
 	key := r.verified.KeyOf(c.Bearer)
 	if e := r.verified.Get(key); e != nil {
-		if g := e.manager.group.Load(); g != nil {
-			chosen, refusal := g.choose(tenant, c.Allowed)
+		if e.introspected && e.claims == nil { // an opaque token: no issuer leads to its key manager
+			if e.manager.live.Load() && e.manager.admits(tenant, c.Allowed) {
+				if t, refusal, ok := r.again(e, tenant, now); ok {
+					if refusal != nil {
+						return nil, true, refusal
+					}
+					return t, true, nil
+				}
+			}
+		} else if g := e.manager.group.Load(); g != nil && (!g.byClaims || e.claims != nil) {
+			chosen, refusal := g.choose(tenant, c.Allowed, e.claims)
 			if refusal != nil {
 				return nil, false, refusal
 			}
@@ -72,16 +86,25 @@ func (r *Registry) Authenticate(ctx context.Context, c keymanager.Credential) (t
 	if e := r.refused.Get(key); e != nil && now.UnixMilli() < e.until && r.stillRefused(e, tenant, c.Allowed, now) {
 		return nil, true, e.refusal
 	}
-	t, refusal := r.verify(ctx, c.Bearer, tenant, c.Allowed, key, now)
+	t, cached, refusal := r.verify(ctx, c.Bearer, tenant, c.Allowed, key, now)
 	if refusal != nil {
-		return nil, false, refusal
+		return nil, cached, refusal
 	}
-	return t, false, nil
+	return t, cached, nil
 }
 
 // again looks at a token that was verified before; ok is false when it must be verified anew.
 func (r *Registry) again(e *verified, tenant string, now time.Time) (t *keymanager.Token, refusal *keymanager.Refusal, ok bool) {
 	ms := now.UnixMilli()
+	if e.introspected {
+		if ms >= e.fresh {
+			return nil, nil, false
+		}
+		if by, yes := r.opts.Revocations.RevokedKeys(&e.names, e.token, tenant, ms); yes {
+			return nil, e.manager.revoked(by), true
+		}
+		return e.token, nil, true
+	}
 	if ms >= e.until {
 		if e.token.ExpiresAt == 0 {
 			return nil, nil, false
@@ -89,15 +112,17 @@ func (r *Registry) again(e *verified, tenant string, now time.Time) (t *keymanag
 		return nil, e.manager.refuse(keymanager.CheckExpired, "the access token expired at "+
 			time.Unix(e.token.ExpiresAt, 0).UTC().Format(time.RFC3339)), true
 	}
-	set := e.manager.keys(now)
-	if set == nil {
-		return nil, nil, false
-	}
-	if set != e.set.Load() {
-		if !set.Holds(e.key) {
+	if e.key != nil { // else a shared secret verified it, which lasts as long as the revision of the key manager
+		set := e.manager.keys(now)
+		if set == nil {
 			return nil, nil, false
 		}
-		e.set.Store(set)
+		if set != e.set.Load() {
+			if !set.Holds(e.key) {
+				return nil, nil, false
+			}
+			e.set.Store(set)
+		}
 	}
 	if by, yes := r.opts.Revocations.RevokedKeys(&e.names, e.token, tenant, ms); yes {
 		return nil, e.manager.revoked(by), true
@@ -124,10 +149,10 @@ func (r *Registry) stillRefused(e *refused, tenant string, allowed []string, now
 		return true
 	}
 	g := e.manager.group.Load()
-	if g == nil || e.manager.keys(now) != e.set {
+	if g == nil || g.byClaims || e.manager.keys(now) != e.set {
 		return false
 	}
-	chosen, _ := g.choose(tenant, allowed)
+	chosen, _ := g.choose(tenant, allowed, nil)
 	return chosen == e.manager
 }
 
@@ -135,41 +160,54 @@ func (r *Registry) remember(key tokencache.Key, refusal *keymanager.Refusal, m *
 	r.refused.Put(key, &refused{refusal: refusal, manager: m, set: set, until: now.Add(negativeLife).UnixMilli()})
 }
 
-func (r *Registry) verify(ctx context.Context, raw, tenant string, allowed []string, key tokencache.Key, now time.Time) (*keymanager.Token, *keymanager.Refusal) {
+func (r *Registry) verify(ctx context.Context, raw, tenant string, allowed []string, key tokencache.Key, now time.Time) (*keymanager.Token, bool, *keymanager.Refusal) {
 	parsed, refusal := jwt.Parse(raw)
+	if mayIntrospect(refusal) {
+		return r.opaque(ctx, raw, tenant, allowed, key, now)
+	}
 	if refusal != nil {
 		if refusal.Check == keymanager.CheckFormat {
 			r.remember(key, refusal, nil, nil, now)
 		}
-		return nil, refusal
+		return nil, false, refusal
 	}
 	g := r.snap.Load().groups[parsed.Issuer]
 	if g == nil {
-		return nil, &keymanager.Refusal{Check: keymanager.CheckIssuer, Detail: "no key manager has the issuer of the token"}
+		return nil, false, &keymanager.Refusal{Check: keymanager.CheckIssuer, Detail: "no key manager has the issuer of the token"}
 	}
-	m, refusal := g.choose(tenant, allowed)
+	m, refusal := g.choose(tenant, allowed, parsed.Claims)
 	if refusal != nil {
-		return nil, refusal
+		return nil, false, refusal
+	}
+	if !m.local {
+		return r.askEach(ctx, []*manager{m}, raw, parsed.Claims, tenant, key, now)
 	}
 	e, refusal := r.verifyAt(ctx, m, parsed, raw, tenant, now)
 	if refusal != nil {
 		if refusal.Check == keymanager.CheckSignature && len(g.members) == 1 {
 			r.remember(key, refusal, m, m.keys(now), now)
 		}
-		return nil, refusal
+		return nil, false, refusal
+	}
+	if g.byClaims {
+		e.claims = parsed.Claims
 	}
 	// The first key leads to the issuer; where that has several key managers each has its own entry beside it.
 	r.verified.Put(key, e)
 	if len(g.members) > 1 {
 		r.verified.Put(key.With(m.revision), e)
 	}
-	return e.token, nil
+	return e.token, false, nil
 }
 
 // verifyAt makes every check of a key manager, in the order of keymanager's Check constants.
 func (r *Registry) verifyAt(ctx context.Context, m *manager, p *jwt.Token, raw, tenant string, now time.Time) (*verified, *keymanager.Refusal) {
 	km := m.km
-	if refusal := jwt.CheckAlgorithm(p.Algorithm, km.Algorithms); refusal != nil {
+	check := jwt.CheckAlgorithm
+	if m.secret != "" {
+		check = jwt.CheckAnyAlgorithm
+	}
+	if refusal := check(p.Algorithm, km.Algorithms); refusal != nil {
 		return nil, m.own(refusal)
 	}
 	k, set, refusal := m.verifySignature(ctx, p, now)
@@ -179,6 +217,9 @@ func (r *Registry) verifyAt(ctx context.Context, m *manager, p *jwt.Token, raw, 
 	// A fetch may have taken a while: the times are checked against the clock as it is now.
 	now = r.now()
 	times, refusal := p.CheckClaims(now, jwt.Rules{Skew: km.ClockSkew, AllowMissingExp: km.AllowMissingExp, Audience: km.Audience})
+	if refusal == nil {
+		refusal = kindOf(p.Claims)
+	}
 	if refusal != nil {
 		return nil, m.own(refusal)
 	}
@@ -196,6 +237,15 @@ func (r *Registry) verifyAt(ctx context.Context, m *manager, p *jwt.Token, raw, 
 }
 
 func (m *manager) verifySignature(ctx context.Context, p *jwt.Token, now time.Time) (*jwks.Key, *jwks.Set, *keymanager.Refusal) {
+	if jwt.Secret(p.Algorithm) {
+		if !p.VerifySecret(m.secret) {
+			return nil, nil, m.refuse(keymanager.CheckSignature, "the signature is not that of the issuer")
+		}
+		return nil, nil, nil
+	}
+	if m.secret != "" && m.source == nil && m.pem == nil {
+		return nil, nil, m.refuse(keymanager.CheckAlgorithm, "the issuer signs with a shared secret alone")
+	}
 	set, refusal := m.awaitKeys(ctx, now)
 	if refusal != nil {
 		return nil, nil, refusal
@@ -276,7 +326,7 @@ func (m *manager) token(p *jwt.Token, times jwt.Times, k *jwks.Key) *keymanager.
 	if t.ID == "" {
 		t.ID = p.SignaturePart()
 	}
-	if t.KeyID == "" {
+	if t.KeyID == "" && k != nil {
 		t.KeyID = k.ID
 	}
 	t.BoundTo = claims.Certificate(p.Claims)
@@ -313,27 +363,42 @@ func (r *Registry) Verify(ctx context.Context, token string, o VerifyOptions) Ve
 		v.Failed, v.Detail, v.KeyManager = refusal.Check, refusal.Detail, refusal.KeyManager
 		return v
 	}
-	p, refusal := jwt.Parse(token)
-	if refusal != nil {
-		return fail(refusal)
-	}
-	v.Issuer = p.Issuer
-	g := r.snap.Load().groups[p.Issuer]
-	if g == nil {
-		return fail(&keymanager.Refusal{Check: keymanager.CheckIssuer, Detail: "no key manager has the issuer of the token"})
-	}
 	tenant := o.Tenant
 	if tenant == "" {
 		tenant = keymanager.SuperTenant
 	}
-	m, refusal := g.choose(tenant, o.Allowed)
+	p, refusal := jwt.Parse(token)
+	var e *verified
+	if mayIntrospect(refusal) {
+		var list []*manager
+		if list, refusal = r.snap.Load().owners(token, tenant, o.Allowed); refusal == nil {
+			e, refusal = r.verifyOpaque(ctx, list, token, tenant)
+		}
+	} else if refusal == nil {
+		v.Issuer = p.Issuer
+		e, refusal = r.verifyJWT(ctx, p, token, tenant, o.Allowed)
+	}
 	if refusal != nil {
 		return fail(refusal)
 	}
-	e, refusal := r.verifyAt(ctx, m, p, token, tenant, r.now())
-	if refusal != nil {
-		return fail(refusal)
+	v.Valid, v.KeyManager, v.Claims, v.Token = true, e.manager.name, e.token.Claims, e.token
+	if v.Issuer == "" {
+		v.Issuer = e.token.Issuer
 	}
-	v.Valid, v.KeyManager, v.Claims, v.Token = true, m.name, e.token.Claims, e.token
 	return v
+}
+
+func (r *Registry) verifyJWT(ctx context.Context, p *jwt.Token, raw, tenant string, allowed []string) (*verified, *keymanager.Refusal) {
+	g := r.snap.Load().groups[p.Issuer]
+	if g == nil {
+		return nil, &keymanager.Refusal{Check: keymanager.CheckIssuer, Detail: "no key manager has the issuer of the token"}
+	}
+	m, refusal := g.choose(tenant, allowed, p.Claims)
+	if refusal != nil {
+		return nil, refusal
+	}
+	if !m.local {
+		return r.verifyOpaque(ctx, []*manager{m}, raw, tenant)
+	}
+	return r.verifyAt(ctx, m, p, raw, tenant, r.now())
 }

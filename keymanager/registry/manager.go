@@ -12,8 +12,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"gatehouse/keymanager"
+	"gatehouse/keymanager/introspection"
 	"gatehouse/keymanager/jwks"
+	"gatehouse/keymanager/jwt"
 )
 
 // manager is one revision of a key manager, with its keys.
@@ -22,6 +26,7 @@ type manager struct {
 	name     string // canonical
 	owner    string
 	revision uint64
+	now      func() time.Time
 	origin   atomic.Pointer[keymanager.Origin]
 	// group is nil once the manager is retired or hidden: what was cached under it no longer counts.
 	group atomic.Pointer[group]
@@ -30,46 +35,141 @@ type manager struct {
 	source *jwks.Source
 	// moved is set when a later revision took the source over.
 	moved atomic.Bool
+	// local says that the gateway verifies JWTs itself; else the key manager is asked.
+	local bool
+	// secret is the shared secret, empty when there is none that may be used.
+	secret string
+
+	// live is false once the manager is retired or hidden: what was cached under it no longer counts.
+	live    atomic.Bool
+	formats formats
+	// asker asks about opaque tokens; nil: they are none of this key manager's. answers checks its signed answers, and goes
+	// with it to a later revision, which askerMoved tells.
+	asker       *introspection.Client
+	answers     *answerKeys
+	askerMoved  atomic.Bool
+	askFault    error
+	failing     atomic.Bool // the last call failed, and that was logged
+	staleServed atomic.Int64
 	// fault is why there can be no keys at all, by the configuration.
 	fault error
 }
 
 func newManager(km keymanager.KeyManager, revision uint64, was *manager, o Options) *manager {
-	m := &manager{km: &km, name: keymanager.CanonicalName(km.Name), owner: km.Owner(), revision: revision}
+	m := &manager{km: &km, name: keymanager.CanonicalName(km.Name), owner: km.Owner(), revision: revision, now: o.Now}
 	m.origin.Store(&km.Origin)
 	if !m.usable() {
 		return m
 	}
-	if was != nil && was.source != nil && !was.moved.Load() && sameSource(was.km, &km) {
-		was.moved.Store(true)
-		m.source = was.source
-		return m
-	}
+	m.local = km.SelfValidate && (km.JWKSURL != "" || km.PEM != "" || km.SharedSecret != "" || km.Introspection == nil)
 	log := o.Logger.With().Str("key_manager", km.Name).Str("issuer", km.Issuer).Logger()
-	switch {
-	case km.JWKSURL != "":
-		tr, base, err := transport(&km, o)
-		if err == nil {
-			m.source, err = jwks.New(jwks.Options{URL: km.JWKSURL, Transport: tr, TLS: base, MaxStale: km.MaxStale, Now: o.Now, Logger: log})
-		}
-		if err != nil {
-			m.fault = err
-			break
-		}
-		if was != nil && was.source != nil && sameServer(was.km, &km) {
-			m.source.Inherit(was.source)
-		}
-		m.source.Start()
-	case km.PEM != "":
-		m.pem, m.fault = jwks.ParsePEM(km.PEM)
-	default:
-		m.fault = errors.New("it names neither a key set URL nor certificates")
+	var err error
+	if m.formats, err = newFormats(km.TokenFormats); err != nil {
+		log.Warn().Err(err).Msg("these formats claim no token")
 	}
-	if m.fault != nil {
-		m.fault = fmt.Errorf("key manager %q: %w", km.Name, m.fault)
-		log.Error().Err(m.fault).Msg("tokens of this key manager cannot be verified")
+	m.keysFrom(was, o, log)
+	m.introspect(was, o)
+	for _, fault := range []error{m.fault, m.askFault} {
+		if fault != nil {
+			log.Error().Err(fault).Msg("tokens of this key manager cannot be verified")
+		}
 	}
 	return m
+}
+
+// keysFrom says where the keys of the manager come from. One that does not validate itself needs keys for signed answers
+// only, and fetches them when the first such answer comes.
+func (m *manager) keysFrom(was *manager, o Options, log zerolog.Logger) {
+	km := m.km
+	defer func() {
+		if m.fault != nil {
+			m.fault = fmt.Errorf("key manager %q: %w", km.Name, m.fault)
+		}
+	}()
+	if km.SharedSecret != "" {
+		if m.fault = jwt.CheckSecret(km.SharedSecret); m.fault != nil {
+			return
+		}
+		m.secret = km.SharedSecret
+	}
+	switch {
+	case km.JWKSURL != "":
+		if was != nil && was.source != nil && !was.moved.Load() && sameSource(was.km, km) {
+			was.moved.Store(true)
+			m.source = was.source
+		} else {
+			tr, base, err := transport(km, o)
+			if err == nil {
+				m.source, err = jwks.New(jwks.Options{URL: km.JWKSURL, Transport: tr, TLS: base, MaxStale: km.MaxStale, Refresh: km.JWKSRefresh, Now: o.Now, Logger: log})
+			}
+			if err != nil {
+				m.fault = err
+				return
+			}
+			if was != nil && was.source != nil && sameServer(was.km, km) {
+				m.source.Inherit(was.source)
+			}
+		}
+		if m.local {
+			m.source.Start()
+		}
+	case km.PEM != "":
+		m.pem, m.fault = jwks.ParsePEM(km.PEM)
+	case m.local && m.secret == "":
+		m.fault = errors.New("it names neither a key set URL nor certificates")
+	}
+}
+
+// answerKeys verifies signed answers with the keys of the manager that owns the client now.
+type answerKeys struct{ of atomic.Pointer[manager] }
+
+func (a *answerKeys) verify(ctx context.Context, p *jwt.Token) *keymanager.Refusal {
+	m := a.of.Load()
+	if m.source == nil && m.pem == nil {
+		return m.refuse(keymanager.CheckKey, "the key manager has no keys")
+	}
+	if refusal := jwt.CheckAlgorithm(p.Algorithm, m.km.Algorithms); refusal != nil {
+		return refusal
+	}
+	if m.source != nil {
+		m.source.Start() // does nothing the second time
+	}
+	_, _, refusal := m.verifySignature(ctx, p, m.now())
+	return refusal
+}
+
+// introspect makes the client that asks about opaque tokens, or takes that of the earlier revision over, with what it knows
+// about the state of the key manager.
+func (m *manager) introspect(was *manager, o Options) {
+	km := m.km
+	if km.Introspection == nil {
+		return
+	}
+	if was != nil && was.asker != nil && !was.askerMoved.Load() && sameAsker(was.km, km) {
+		was.askerMoved.Store(true)
+		m.asker, m.answers = was.asker, was.answers
+		m.failing.Store(was.failing.Load())
+		m.answers.of.Store(m)
+		return
+	}
+	m.answers = &answerKeys{}
+	m.answers.of.Store(m)
+	tr, base, err := transport(km, o)
+	if err == nil {
+		m.asker, err = introspection.New(introspection.Options{
+			Endpoint: *km.Introspection, Transport: tr, TLS: base, Verify: m.answers.verify, Issuer: km.Issuer, Skew: km.ClockSkew,
+			Reset: o.Introspection.Reset, Now: o.Now,
+		})
+	}
+	if err != nil {
+		m.asker = nil
+		m.askFault = fmt.Errorf("key manager %q: %w", km.Name, err)
+	}
+}
+
+func sameAsker(a, b *keymanager.KeyManager) bool {
+	return a.Introspection != nil && *a.Introspection == *b.Introspection && a.Issuer == b.Issuer && a.ClockSkew == b.ClockSkew &&
+		a.CAFile == b.CAFile && a.CAPEM == b.CAPEM && a.SkipTLSVerify == b.SkipTLSVerify
 }
 
 // transport returns the shared transport, or nil and the TLS settings of one of its own.
@@ -115,7 +215,7 @@ func sameSource(a, b *keymanager.KeyManager) bool { return sameServer(a, b) && a
 // sameServer reports whether nothing but the content of the CA file differs: the keys held stay good until the next fetch,
 // which begins at once.
 func sameServer(a, b *keymanager.KeyManager) bool {
-	return a.JWKSURL == b.JWKSURL && a.CAFile == b.CAFile && a.SkipTLSVerify == b.SkipTLSVerify && a.MaxStale == b.MaxStale && b.JWKSURL != ""
+	return a.JWKSURL == b.JWKSURL && a.CAFile == b.CAFile && a.SkipTLSVerify == b.SkipTLSVerify && a.MaxStale == b.MaxStale && a.JWKSRefresh == b.JWKSRefresh && b.JWKSURL != ""
 }
 
 // same reports whether the configuration is the one that the manager has; where it came from does not matter.
@@ -125,10 +225,23 @@ func (m *manager) same(km *keymanager.KeyManager) bool {
 	return reflect.DeepEqual(a, b)
 }
 
-func (m *manager) usable() bool { return m.km.Enabled && m.km.SelfValidate }
+// usable reports whether tokens of the key manager can be accepted: it is enabled, and either the gateway or the key
+// manager validates them.
+func (m *manager) usable() bool {
+	return m.km.Enabled && (m.km.SelfValidate || m.km.Introspection != nil)
+}
+
+// admits reports whether an API of the tenant that accepts these key managers accepts the manager's opaque tokens.
+func (m *manager) admits(tenant string, allowed []string) bool {
+	return (m.owner == tenant || m.owner == keymanager.AllTenants) && m.km.Named(allowed)
+}
 
 func (m *manager) close() {
 	m.group.Store(nil)
+	m.live.Store(false)
+	if m.asker != nil && !m.askerMoved.Load() {
+		m.asker.Close()
+	}
 	if m.source != nil && !m.moved.Load() {
 		m.source.Close()
 	}

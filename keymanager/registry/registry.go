@@ -49,6 +49,7 @@ type Options struct {
 	CacheCapacity int
 	CacheEnabled  bool
 	Revocations   *revocation.Set
+	Introspection IntrospectionOptions
 	Now           func() time.Time // nil: time.Now
 }
 
@@ -59,6 +60,15 @@ type Registry struct {
 	snap     atomic.Pointer[snapshot]
 	verified *tokencache.Cache[verified]
 	refused  *tokencache.Cache[refused]
+	inactive *tokencache.Cache[inactive]
+
+	// The questions about opaque tokens that are under way. ctx ends them.
+	ctx       context.Context
+	stop      context.CancelFunc
+	wg        sync.WaitGroup
+	asking    sync.Mutex
+	flights   map[tokencache.Key]*flight
+	forgotten atomic.Int64 // how often Forget was called
 
 	mu       sync.Mutex // writers
 	managers map[managerKey]*manager
@@ -77,10 +87,15 @@ type managerKey struct {
 type snapshot struct {
 	groups map[string]*group // by issuer
 	all    []*manager
+	asking []*manager // that introspect
 }
 
 // group is the key managers of one issuer, in the order in which they are tried.
-type group struct{ members []*manager }
+type group struct {
+	members []*manager
+	// byClaims says that the claims of a token matter for the choice.
+	byClaims bool
+}
 
 // New returns a registry without key managers.
 func New(o Options) *Registry {
@@ -93,12 +108,16 @@ func New(o Options) *Registry {
 	if o.Revocations == nil {
 		o.Revocations = revocation.New(revocation.Options{Now: o.Now})
 	}
-	negative := negativeCapacity
+	negative, unknown := negativeCapacity, inactiveCapacity
 	if !o.CacheEnabled {
-		o.CacheCapacity, negative = 0, 0
+		o.CacheCapacity, negative, unknown = 0, 0, 0
 	}
-	r := &Registry{opts: o, now: o.Now, managers: map[managerKey]*manager{},
-		verified: tokencache.New[verified](o.CacheCapacity), refused: tokencache.New[refused](negative)}
+	if o.Introspection.TTL == 0 {
+		o.Introspection.TTL = DefaultIntrospectionTTL
+	}
+	r := &Registry{opts: o, now: o.Now, managers: map[managerKey]*manager{}, flights: map[tokencache.Key]*flight{},
+		verified: tokencache.New[verified](o.CacheCapacity), refused: tokencache.New[refused](negative), inactive: tokencache.New[inactive](unknown)}
+	r.ctx, r.stop = context.WithCancel(context.Background())
 	r.snap.Store(&snapshot{})
 	if o.Registerer != nil {
 		if err := o.Registerer.Register(collector{r}); err != nil {
@@ -126,6 +145,8 @@ func (r *Registry) Run(ctx context.Context) error {
 // Forget drops what is cached of these tokens, each named by its text or its jti (contract events.md 5c), so that the
 // next request verifies it anew. It returns how many were dropped.
 func (r *Registry) Forget(tokens []string) (dropped int) {
+	r.forgotten.Add(1)
+	r.forgetInactive(tokens)
 	names := make(map[string]bool, len(tokens))
 	for _, t := range tokens {
 		names[t] = true
@@ -146,7 +167,8 @@ func (r *Registry) Forget(tokens []string) (dropped int) {
 // Sweep drops what has expired or belongs to key managers that are gone.
 func (r *Registry) Sweep() {
 	now := r.now()
-	r.verified.DeleteFunc(func(e *verified) bool { return e.manager.group.Load() == nil || now.UnixMilli() >= e.until })
+	r.verified.DeleteFunc(func(e *verified) bool { return !e.manager.live.Load() || now.UnixMilli() >= e.until })
+	r.inactive.DeleteFunc(func(e *inactive) bool { return now.UnixMilli() >= e.until })
 	r.refused.DeleteFunc(func(e *refused) bool { return now.UnixMilli() >= e.until })
 	r.opts.Revocations.Sweep(now)
 }
@@ -160,6 +182,10 @@ func (r *Registry) Close() {
 		all = append(all, m)
 	}
 	r.mu.Unlock()
+	r.asking.Lock() // no question begins between the stop and the wait
+	r.stop()
+	r.asking.Unlock()
+	r.wg.Wait()
 	for _, m := range all {
 		m.close()
 	}
@@ -301,19 +327,32 @@ func (r *Registry) publish() {
 		}
 		g.members = append(g.members, m)
 	}
+	for _, g := range s.groups {
+		for _, m := range g.members {
+			g.byClaims = g.byClaims || len(g.members) > 1 && len(m.formats.bodies) > 0
+		}
+	}
 	for _, m := range s.all {
 		g := s.groups[m.km.Issuer]
 		if g != nil && !slices.Contains(g.members, m) {
 			g = nil
 		}
 		m.group.Store(g)
+		hidden := m.km.Issuer != "" && g == nil
+		m.live.Store(!hidden)
+		if m.asker != nil && !hidden {
+			s.asking = append(s.asking, m)
+		}
 	}
 	r.snap.Store(s)
 }
 
-// choose returns the key manager that answers for the group's issuer at an API, or why there is none.
-func (g *group) choose(tenant string, allowed []string) (*manager, *keymanager.Refusal) {
-	var own, global, closed, unwanted *manager
+// choose returns the key manager that answers for a token of the group's issuer at an API, or why there is none. Where
+// several could, one whose token_format_string claims the token comes before one that claims no claims at all, and one that
+// claims others is none of them.
+func (g *group) choose(tenant string, allowed []string, claims map[string]any) (*manager, *keymanager.Refusal) {
+	var best, closed, unwanted *manager
+	bestRank, found := 0, 0
 	for _, m := range g.members {
 		if m.owner != tenant && m.owner != keymanager.AllTenants {
 			continue
@@ -321,16 +360,30 @@ func (g *group) choose(tenant string, allowed []string) (*manager, *keymanager.R
 		switch {
 		case !m.usable():
 			closed = cmp.Or(closed, m)
+			continue
 		case !m.km.Named(allowed):
 			unwanted = cmp.Or(unwanted, m)
-		case m.owner == tenant:
-			own = cmp.Or(own, m)
-		default:
-			global = cmp.Or(global, m)
+			continue
+		}
+		rank := 2
+		if g.byClaims && len(m.formats.bodies) > 0 {
+			if rank = 0; m.formats.claimBody(claims) {
+				rank = 3
+			}
+		}
+		if m.owner == tenant && rank > 0 {
+			rank += 2
+		}
+		if found++; best == nil || rank > bestRank {
+			best, bestRank = m, rank
 		}
 	}
-	if m := cmp.Or(own, global); m != nil {
-		return m, nil
+	if best != nil {
+		if bestRank == 0 && found > 1 {
+			return nil, &keymanager.Refusal{Check: keymanager.CheckIssuer, Issuer: best.km.Issuer,
+				Detail: "several key managers have the issuer of the token, and none claims it by its claims"}
+		}
+		return best, nil
 	}
 	switch {
 	case unwanted != nil:
@@ -344,14 +397,33 @@ func (g *group) choose(tenant string, allowed []string) (*manager, *keymanager.R
 		Detail: "the issuer of the token belongs to another tenant"}
 }
 
-// All returns the key managers, by name. They hold no secrets: only what validation needs was ever kept.
+// All returns the key managers, by name, without their secrets: those are marked with Hidden.
 func (r *Registry) All() []keymanager.KeyManager {
 	s := r.snap.Load()
 	out := make([]keymanager.KeyManager, 0, len(s.all))
 	for _, m := range s.all {
 		km := *m.km
 		km.Origin = *m.origin.Load()
-		out = append(out, km)
+		out = append(out, withoutSecrets(km))
 	}
 	return out
+}
+
+// Hidden stands for a secret that is there.
+const Hidden = "*****"
+
+func withoutSecrets(km keymanager.KeyManager) keymanager.KeyManager {
+	hide := func(s *string) {
+		if *s != "" {
+			*s = Hidden
+		}
+	}
+	hide(&km.SharedSecret)
+	if km.Introspection != nil {
+		i := *km.Introspection
+		hide(&i.ClientSecret)
+		hide(&i.KeyPEM)
+		km.Introspection = &i
+	}
+	return km
 }
