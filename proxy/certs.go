@@ -18,17 +18,31 @@ type certificates struct {
 	min           uint16
 	log           zerolog.Logger
 
+	// ask says whether clients are asked for a certificate because somebody may want to see it.
+	ask func() bool
+
 	mu      sync.Mutex
 	checked time.Time
 	seen    [3]time.Time
-	current *tls.Config
+	current pair
+}
+
+// pair is the configuration in force, and the same for when any certificate is welcome. They share no session tickets: a
+// session without a certificate must not stand in for one with.
+type pair struct{ plain, asking *tls.Config }
+
+func (c *certificates) choose(p pair) *tls.Config {
+	if c.ask() {
+		return p.asking
+	}
+	return p.plain
 }
 
 // recheck is how often the files are looked at, at most.
 const recheck = time.Second
 
-func newCertificates(cert, key, ca, min string, log zerolog.Logger) (*certificates, error) {
-	c := &certificates{cert: cert, key: key, ca: ca, log: log}
+func newCertificates(cert, key, ca, min string, ask func() bool, log zerolog.Logger) (*certificates, error) {
+	c := &certificates{cert: cert, key: key, ca: ca, ask: ask, log: log}
 	switch min {
 	case "", "1.2":
 		c.min = tls.VersionTLS12
@@ -47,12 +61,12 @@ func newCertificates(cert, key, ca, min string, log zerolog.Logger) (*certificat
 // config is for the listener: each handshake gets the configuration in force.
 func (c *certificates) config() *tls.Config {
 	return &tls.Config{
-		MinVersion: c.min, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.get(), nil },
+		MinVersion: c.min, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.choose(c.get()), nil },
 		NextProtos: []string{"h2", "http/1.1"},
 	}
 }
 
-func (c *certificates) get() *tls.Config {
+func (c *certificates) get() pair {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
@@ -87,22 +101,25 @@ func (c *certificates) stamps() (s [3]time.Time) {
 	return s
 }
 
-func (c *certificates) load() (*tls.Config, error) {
-	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+func (c *certificates) load() (loaded pair, err error) {
+	own, err := tls.LoadX509KeyPair(c.cert, c.key)
 	if err != nil {
-		return nil, fmt.Errorf("reading cert_file %s and key_file %s: %w", c.cert, c.key, err)
+		return loaded, fmt.Errorf("reading cert_file %s and key_file %s: %w", c.cert, c.key, err)
 	}
-	t := &tls.Config{MinVersion: c.min, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}}
+	t := &tls.Config{MinVersion: c.min, Certificates: []tls.Certificate{own}, NextProtos: []string{"h2", "http/1.1"}}
+	// No authorities are named to the client: APIs have certificates of their own, which it would hold back then.
+	asking := t.Clone()
+	asking.ClientAuth = tls.RequestClientCert
 	if c.ca != "" {
 		pem, err := os.ReadFile(c.ca)
 		if err != nil {
-			return nil, fmt.Errorf("reading client_ca_file: %w", err)
+			return loaded, fmt.Errorf("reading client_ca_file: %w", err)
 		}
 		t.ClientCAs = x509.NewCertPool()
 		if !t.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("client_ca_file %s holds no certificate in PEM", c.ca)
+			return loaded, fmt.Errorf("client_ca_file %s holds no certificate in PEM", c.ca)
 		}
 		t.ClientAuth = tls.VerifyClientCertIfGiven
 	}
-	return t, nil
+	return pair{t, asking}, nil
 }

@@ -18,6 +18,8 @@ import (
 type generation struct {
 	table *route.Table[*api, *operation]
 	apis  map[string]*api // by key
+	// certificates: some API asks for the client's certificate.
+	certificates bool
 }
 
 // api is a compiled API, or a variant of one.
@@ -35,6 +37,8 @@ type api struct {
 	noRoute pipeline.Route
 	// http and https say over which listeners it is served.
 	http, https bool
+	// certificates: some operation asks for the client's certificate.
+	certificates bool
 }
 
 // operation is a compiled resource.
@@ -110,6 +114,9 @@ func (p *Proxy) SetAPIs(defs []*definition.API) (refused map[string]error) {
 	}
 	next.table = p.buildTable(next.apis, old, refused)
 	// An API whose routes were refused is out of the map by now, or replaced by its former version.
+	for _, a := range next.apis {
+		next.certificates = next.certificates || a.certificates
+	}
 	p.generation.Store(next)
 	p.metrics.config.Inc()
 	for _, a := range fresh {
@@ -269,7 +276,9 @@ func (p *Proxy) compileAPI(d *definition.API) (a *api, err error) {
 			API: d, Operation: o, Ref: ref, Tenant: a.tenant, AuthHeader: auth, Secured: !o.Unsecured,
 			Production: c.production != nil, Sandbox: c.sandbox != nil,
 		}
-		c.Stages = p.opts.Domains.Chain(&c.Route)
+		c.Credentials(p.certificateHeaders[:], p.opts.Domains.KeepCredential)
+		c.Stages, c.Again = p.opts.Domains.Chain(&c.Route), p.opts.Domains.Again(&c.Route)
+		a.certificates = a.certificates || c.Secured && wantsCertificate(o)
 		a.operations = append(a.operations, c)
 	}
 	// Faults of the templates are found here, on the API alone, and not when the whole table is built.

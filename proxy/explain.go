@@ -43,7 +43,10 @@ func (p *Proxy) Explain(ctx context.Context, d Description) pipeline.TraceView {
 	for k, v := range d.Header {
 		h[pipeline.CanonicalName(k)] = v
 	}
-	x.Header = header(h)
+	if len(p.trusted) == 0 || !p.trusts(x.Peer) {
+		p.withoutCertificates(h)
+	}
+	x.Header, x.Certificates = header(h), thoughtOf{p, h}
 	raw, query, _ := strings.Cut(d.Path, "?")
 	x.Path, x.Query = raw, query
 	p.explain(x, raw)

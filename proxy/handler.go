@@ -44,6 +44,10 @@ type state struct {
 	upstreamStatus          int
 	err                     string
 	wrote                   bool // the status of the answer is out
+
+	proxy   *Proxy
+	in      *http.Request
+	trusted bool // the request comes from a trusted proxy
 }
 
 func newState() *state { return &state{fault: make([]byte, 0, 512)} }
@@ -78,9 +82,9 @@ type requestBody struct {
 	n        atomic.Int64
 	tooLarge atomic.Bool
 	slow     atomic.Bool
-	// trailer is what the client's engine fills at the end; secret is the field of the credential.
+	// trailer is what the client's engine fills at the end; secrets are the fields of credentials.
 	trailer http.Header
-	secret  string
+	secrets []string
 	// over is what ended the body. The upload asks once more after the last byte: by then the backend may have answered and
 	// net/http have closed the body, and its error would end the exchange with the backend in the middle of the answer.
 	over error
@@ -108,7 +112,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	if err == io.EOF {
 		for k := range b.trailer {
-			if k == b.secret || !fitsTrailer(k) {
+			if !fitsTrailer(k) || slices.Contains(b.secrets, k) {
 				delete(b.trailer, k)
 			}
 		}
@@ -213,12 +217,14 @@ func (p *Proxy) serve(s *state, w http.ResponseWriter, r *http.Request) (abort b
 	x.Method, x.Host = r.Method, r.Host
 	x.Context, x.Header = r.Context(), header(r.Header)
 	x.TLS, x.Protocol = r.TLS != nil, r.Proto
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		x.ClientCertificate = r.TLS.PeerCertificates[0].Raw
-	}
+	s.proxy, s.in = p, r
+	x.Certificates = s
 	x.BodyLength = r.ContentLength
 	s.requestID(r)
 	x.Peer, x.ClientIP = p.addresses(r)
+	if s.trusted = len(p.trusted) > 0 && p.trusts(x.Peer); !s.trusted {
+		p.withoutCertificates(r.Header)
+	}
 
 	raw, query := target(r)
 	x.Path, x.Query = raw, query
@@ -427,11 +433,7 @@ func (p *Proxy) refuse(s *state, w http.ResponseWriter, r *http.Request, f *pipe
 		h["Grpc-Message"] = []string{b.GRPCMessage}
 	}
 	if f.Challenge != "" && (b.Status == 401 || b.Status == 403) {
-		c := `Bearer realm="` + fault.Quote(p.opts.Realm) + `"`
-		if f.Challenge != pipeline.ChallengeOnly {
-			c += ", " + f.Challenge
-		}
-		h["Www-Authenticate"] = []string{c}
+		h["Www-Authenticate"] = p.challenges(s.x.Route, f, b.Status)
 	}
 	if f.RetryAfter > 0 {
 		h["Retry-After"] = []string{seconds(f.RetryAfter)}
@@ -463,6 +465,24 @@ func (p *Proxy) refuse(s *state, w http.ResponseWriter, r *http.Request, f *pipe
 	return false
 }
 
+// challenges are the lines of WWW-Authenticate, one for each scheme that the resource takes. Where it takes none that HTTP
+// has a name for (API keys, client certificates), the line of bearer tokens says what was wrong.
+func (p *Proxy) challenges(r *pipeline.Route, f *pipeline.Refusal, status int) []string {
+	realm := ` realm="` + fault.Quote(p.opts.Realm) + `"`
+	var lines []string
+	if r == nil || r.Bearer || !r.Basic {
+		c := "Bearer" + realm
+		if f.Challenge != pipeline.ChallengeOnly {
+			c += ", " + f.Challenge
+		}
+		lines = append(lines, c)
+	}
+	if r != nil && r.Basic && status == http.StatusUnauthorized {
+		lines = append(lines, "Basic"+realm+`, charset="UTF-8"`)
+	}
+	return lines
+}
+
 // boundRest bounds what an answer of the gateway's own waits for. With HTTP/1, net/http reads a small rest of the client's
 // body before it answers, or before the next request, for which it sets its own bound; with HTTP/2, the stream needs window,
 // which a client may never give.
@@ -491,16 +511,21 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	if x.KeyType == subscription.Sandbox {
 		ep = op.sandbox
 	}
-	if x.StripCredential {
-		delete(r.Header, op.AuthHeader)
-	}
 	q := &s.req
 	q.Method, q.Path, q.Query = r.Method, suffix, x.Query
+	if x.StripCredential {
+		for _, name := range op.Strip {
+			delete(r.Header, name)
+		}
+		if len(op.KeyQueries) > 0 {
+			q.Query = pipeline.WithoutParameters(x.Query, op.KeyQueries)
+		}
+	}
 	q.Header, q.Length, q.Drop = r.Header, 0, p.opts.DropHeaders
 	q.Trailers = len(r.Header["Te"]) > 0 && hasToken(r.Header["Te"], "trailers")
 	p.forwarded(s, r)
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		s.body = &requestBody{r: r.Body, max: s.api.maxBody, trailer: r.Trailer, secret: op.AuthHeader}
+		s.body = &requestBody{r: r.Body, max: s.api.maxBody, trailer: r.Trailer, secrets: op.Secrets}
 		if d, ok := w.(readDeadline); ok && p.opts.BodyIdleTimeout > 0 {
 			s.body.deadline, s.body.idle = d, p.opts.BodyIdleTimeout
 		}
@@ -592,7 +617,7 @@ func (p *Proxy) forwarded(s *state, r *http.Request) {
 		proto = "https"
 	}
 	f := s.fields[:0]
-	if len(p.trusted) > 0 && p.trusts(s.x.Peer) {
+	if s.trusted {
 		if v := r.Header["X-Forwarded-For"]; len(v) > 0 {
 			peer = strings.Join(v, ", ") + ", " + peer
 		}

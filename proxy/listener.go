@@ -33,7 +33,7 @@ func (l *listeners) configure(p *Proxy) error {
 		return errors.New("the https listener needs cert_file and key_file")
 	}
 	var err error
-	l.certs, err = newCertificates(o.CertFile, o.KeyFile, o.ClientCAFile, o.TLSMinVersion, o.Log)
+	l.certs, err = newCertificates(o.CertFile, o.KeyFile, o.ClientCAFile, o.TLSMinVersion, p.asksForCertificates, o.Log)
 	return err
 }
 

@@ -25,6 +25,14 @@ type Options struct {
 	// CertFile and KeyFile are the certificate of the HTTPS listener in PEM; ClientCAFile holds the authorities of
 	// client certificates, which are asked for where it is set. All are read again when they change.
 	CertFile, KeyFile, ClientCAFile string
+	// RequestClientCertificates asks clients for a certificate over TLS even while no API wants one, for tokens that are bound
+	// to a certificate. Clients without one are served all the same; who may do what with his is for the domains to say.
+	RequestClientCertificates bool
+	// CertificateHeader is the field in which a trusted proxy hands on the certificate of the client,
+	// "X-WSO2-CLIENT-CERTIFICATE" by default; "X-Forwarded-Client-Cert" is read too. From anybody else both are removed.
+	CertificateHeader string
+	// ParseCertificateHeader reads such a field: the certificate of the client and those after it, in DER. nil: none is read.
+	ParseCertificateHeader func(value string) (leaf []byte, chain [][]byte, err error)
 	// TLSMinVersion is "1.2" (the default) or "1.3".
 	TLSMinVersion string
 	// ReadHeaderTimeout is 10 s, IdleTimeout 120 s by default.
@@ -112,6 +120,10 @@ func (o *Options) defaults() {
 		o.AuthHeader = "Authorization"
 	}
 	o.AuthHeader = pipeline.CanonicalName(o.AuthHeader)
+	if o.CertificateHeader == "" {
+		o.CertificateHeader = "X-WSO2-CLIENT-CERTIFICATE"
+	}
+	o.CertificateHeader = pipeline.CanonicalName(o.CertificateHeader)
 	drop := make([]string, len(o.DropHeaders))
 	for i, h := range o.DropHeaders {
 		drop[i] = pipeline.CanonicalName(h)

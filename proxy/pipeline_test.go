@@ -33,6 +33,10 @@ func (d *domains) Resolve(key, km string, api subscription.APIRef) subscription.
 	}
 }
 
+func (d *domains) ResolveApplication(_ string, _ int64, api subscription.APIRef) subscription.Facts {
+	return subscription.Facts{API: &subscription.API{ID: 1, Context: api.Context}}
+}
+
 func (d *domains) DenyAnonymous(*throttle.Request) *throttle.DenyCondition  { return nil }
 func (d *domains) DenyIdentified(*throttle.Request) *throttle.DenyCondition { return nil }
 func (d *domains) Check(*throttle.Request, int64) throttle.Verdict          { return throttle.Verdict{} }

@@ -19,14 +19,16 @@ import (
 
 // Proxy is the gateway's data plane. All methods may be called from any goroutine.
 type Proxy struct {
-	opts      Options
-	dialect   fault.Dialect
-	trusted   []netip.Prefix
-	cors      *cors
-	upstreams *upstream.Pool
-	traces    *pipeline.Traces
-	metrics   *metrics
-	log       *accesslog.Log
+	opts    Options
+	dialect fault.Dialect
+	trusted []netip.Prefix
+	// certificateHeaders are the fields in which trusted proxies hand on certificates.
+	certificateHeaders [2]string
+	cors               *cors
+	upstreams          *upstream.Pool
+	traces             *pipeline.Traces
+	metrics            *metrics
+	log                *accesslog.Log
 
 	generation atomic.Pointer[generation]
 	compile    sync.Mutex
@@ -42,6 +44,7 @@ type Proxy struct {
 func New(o Options) (*Proxy, error) {
 	o.defaults()
 	p := &Proxy{opts: o, cors: compileCORS(o.CORS), traces: pipeline.NewTraces(o.TracesAdmitted, o.TracesRefused)}
+	p.certificateHeaders = [2]string{o.CertificateHeader, forwardedCertificate}
 	var err error
 	if p.dialect, err = fault.ParseDialect(o.FaultDialect); err != nil {
 		return nil, err

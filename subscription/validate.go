@@ -49,6 +49,24 @@ func Validate(f Facts) Verdict {
 		return Verdict{Reason: UnknownApplication, KeyType: kt,
 			Detail: "application " + name(f.Mapping.ApplicationID, f.Mapping.ApplicationUUID) + " of the consumer key is not known"}
 	}
+	return bought(f, kt)
+}
+
+// ValidateApplication is Validate for a credential that names its application itself, as an API key does, so that there is
+// no key mapping: kt is the type of the key, PRODUCTION when it is empty.
+func ValidateApplication(f Facts, kt KeyType) Verdict {
+	kt = canonicalKeyType(kt)
+	if f.API == nil {
+		return Verdict{Reason: UnknownAPI, KeyType: kt, Detail: "the API Manager has named no such API"}
+	}
+	if f.Application == nil {
+		return Verdict{Reason: UnknownApplication, KeyType: kt, Detail: "the application of the credential is not known"}
+	}
+	return bought(f, kt)
+}
+
+// bought decides by the subscription and its state.
+func bought(f Facts, kt KeyType) Verdict {
 	if f.Subscription == nil {
 		return Verdict{Reason: NoSubscription, KeyType: kt,
 			Detail: "application " + name(f.Application.ID, f.Application.UUID) + " has no subscription to API " + name(f.API.ID, f.API.UUID)}
@@ -74,15 +92,19 @@ func keyTypeOf(m *KeyMapping) KeyType {
 	if m == nil {
 		return ""
 	}
+	return canonicalKeyType(m.KeyType)
+}
+
+func canonicalKeyType(kt KeyType) KeyType {
 	switch {
-	case m.KeyType == Production || m.KeyType == Sandbox:
-		return m.KeyType
-	case m.KeyType == "", strings.EqualFold(string(m.KeyType), string(Production)):
+	case kt == Production || kt == Sandbox:
+		return kt
+	case kt == "", strings.EqualFold(string(kt), string(Production)):
 		return Production
-	case strings.EqualFold(string(m.KeyType), string(Sandbox)):
+	case strings.EqualFold(string(kt), string(Sandbox)):
 		return Sandbox
 	}
-	return m.KeyType
+	return kt
 }
 
 func stateDetail(s *Subscription) string {

@@ -41,6 +41,10 @@ type API struct {
 	KeyManagers []string
 	// SecurityOptional lets requests without a credential pass.
 	SecurityOptional bool
+	// AllScopes asks callers for every scope of an operation, not for any one of them.
+	AllScopes bool
+	// ClientCertificates are those that mutual TLS admits to this API.
+	ClientCertificates []ClientCertificate
 	// SkipSubscriptions lets callers in who have not subscribed to this API.
 	SkipSubscriptions bool
 	CORS              *CORS
@@ -74,9 +78,21 @@ type Operation struct {
 	// Security are the alternatives that let a request in: within one, every kind of credential is needed. Empty means
 	// an OAuth2 access token.
 	Security [][]Credential
+	// APIKeyHeaders and APIKeyQueries name the fields and query parameters that an API key may come in; both empty means
+	// the field and the parameter "apikey".
+	APIKeyHeaders, APIKeyQueries []string
 	// Unavailable, when not empty, says why no credential can satisfy Security in this release. Every request is
 	// refused with 401/900901 then.
 	Unavailable string
+}
+
+// ClientCertificate is a certificate that an API admits: that of a client, or that of an authority that signs clients'.
+type ClientCertificate struct {
+	Alias string
+	// Tier is the business plan of whoever shows it; "" means none.
+	Tier string
+	// PEM holds one or more certificates.
+	PEM string
 }
 
 // Credential is a kind of credential that an operation asks for.

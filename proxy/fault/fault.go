@@ -23,6 +23,8 @@ const (
 	Forbidden            = 900908
 	SubscriptionInactive = 900909
 	ScopeMissing         = 900910
+	BadUser              = 900911
+	BadFormat            = 900912
 	InvalidScheme        = 900917
 	BackendFailed        = 101503
 	BackendTimeout       = 101504
@@ -68,6 +70,12 @@ func Of(code int) pipeline.Refusal {
 	case ScopeMissing:
 		r.Status, r.Message = 403, "The access token does not allow you to access the requested resource"
 		r.Description = r.Message
+	case BadUser:
+		r.Status, r.Message, r.Challenge = 401, invalidCredentials, pipeline.ChallengeOnly
+		r.Description = "Invalid Credentials. Make sure you have provided the correct user name and password"
+	case BadFormat:
+		r.Status, r.Message, r.Challenge = 401, "Invalid Format", pipeline.ChallengeOnly
+		r.Description = "Invalid Format. The credential of basic authentication has no colon between user name and password"
 	case InvalidScheme:
 		r.Status, r.Message, r.Challenge = 401, "Invalid Authentication scheme", `error="invalid_token", error_description="the scheme of the credential is not accepted"`
 		r.Description = "Invalid Authentication scheme. The resource does not accept this scheme"

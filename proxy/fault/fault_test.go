@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 var codes = []int{
 	APIBlocked, LimitAPI, LimitHard, LimitResource, LimitApplication, LimitSubscription, Blocked, LimitCustom, LimitBurst, General,
-	InvalidCredentials, MissingCredentials, TokenExpired, SubscriptionBlocked, Forbidden, SubscriptionInactive, ScopeMissing, InvalidScheme,
+	InvalidCredentials, MissingCredentials, TokenExpired, SubscriptionBlocked, Forbidden, SubscriptionInactive, ScopeMissing, BadUser, BadFormat, InvalidScheme,
 	BackendFailed, BackendTimeout,
 }
 
@@ -82,7 +82,7 @@ func TestSamples(t *testing.T) {
 func TestStatusOfCodes(t *testing.T) {
 	for code, status := range map[int]int{
 		700700: 503, 900800: 429, 900801: 503, 900802: 429, 900803: 429, 900804: 429, 900805: 403, 900806: 429, 900807: 429,
-		900900: 503, 900901: 401, 900902: 401, 900903: 401, 900907: 401, 900908: 403, 900909: 401, 900910: 403, 900917: 401, 101503: 502, 101504: 504, 1: 503,
+		900900: 503, 900901: 401, 900902: 401, 900903: 401, 900907: 401, 900908: 403, 900909: 401, 900910: 403, 900911: 401, 900912: 401, 900917: 401, 101503: 502, 101504: 504, 1: 503,
 	} {
 		r := Of(code)
 		if r.Status != status || r.Message == "" || r.Description == "" {

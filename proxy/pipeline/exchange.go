@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"gatehouse/proxy/definition"
@@ -27,8 +28,11 @@ type Exchange struct {
 	// TLS says whether the client came over TLS; Protocol is "HTTP/1.1" or "HTTP/2.0".
 	TLS      bool
 	Protocol string
-	// ClientCertificate is the certificate (DER) that the client has shown over TLS, nil without one.
-	ClientCertificate []byte
+	// Certificates finds the certificate that the client has shown; nil: it has shown none. It is asked once, when a
+	// stage wants to see it (Certificate).
+	Certificates CertificateSource
+	// Offer is what the request is admitted or refused by.
+	Offer Offer
 	// BodyLength is the announced size of the body in bytes, -1 when it is not known.
 	BodyLength int64
 	// Now is the time of arrival in milliseconds since the epoch.
@@ -36,7 +40,7 @@ type Exchange struct {
 
 	// Endpoint is the backend that the key type chose.
 	Endpoint *definition.Endpoint
-	// StripCredential says that the credential field must not reach the backend.
+	// StripCredential says that the fields and parameters of the route that carry credentials must not reach the backend.
 	StripCredential bool
 	// Throttle is what the request is counted under. Stages complete it as they learn who calls.
 	Throttle throttle.Request
@@ -44,6 +48,64 @@ type Exchange struct {
 	refusal Refusal
 	query   url.Values
 	fields  fields
+}
+
+// Offer is the credentials that a request has brought, as far as its route looks for them. Nothing of it is ever shown.
+type Offer struct {
+	// Scheme says in which form the credential field came; Credential is what stands behind the scheme.
+	Scheme     Scheme
+	Credential string
+	// Key is an API key, Internal one of the test console; Referer is the page that the request came from, by which a
+	// key may be restricted. They are filled where an API key is looked for.
+	Key, Internal, Referer string
+	// shown is the certificate of the client, nil while no stage has asked for it.
+	shown *shown
+	// Again says that the offer is the one of an exchange under way: it is not collected anew.
+	Again bool
+}
+
+// Scheme is the form of the credential field.
+type Scheme uint8
+
+// Forms of the credential field. The zero value means that there is none.
+const (
+	NoScheme Scheme = iota
+	BearerScheme
+	BasicScheme
+	OtherScheme
+)
+
+// shown is what was found when the certificate was asked for.
+type shown struct {
+	Certificate
+	err error
+}
+
+// Certificate is the certificate of a client, in DER.
+type Certificate struct {
+	Leaf  []byte // nil: none was shown
+	Chain [][]byte
+	// FromHeader says that a trusted proxy handed it on.
+	FromHeader bool
+}
+
+// CertificateSource finds the certificate that came with a request. The error says why the one that a trusted proxy handed
+// on cannot be read; it holds nothing of it.
+type CertificateSource interface {
+	ClientCertificate() (Certificate, error)
+}
+
+// Certificate returns the certificate of the client. It is read once per request, and only when a stage asks.
+func (x *Exchange) Certificate() (Certificate, error) {
+	o := &x.Offer
+	if o.shown == nil {
+		if x.Certificates == nil {
+			return Certificate{}, nil
+		}
+		o.shown = new(shown)
+		o.shown.Certificate, o.shown.err = x.Certificates.ClientCertificate()
+	}
+	return o.shown.Certificate, o.shown.err
 }
 
 // Reset makes the exchange ready for another request.
@@ -125,30 +187,33 @@ func (a attributes) VisitHeaders(v throttle.AttributeVisitor) {
 	if x.Header == nil {
 		return
 	}
-	x.fields.to = v
-	if x.Route != nil {
-		x.fields.secret = x.Route.AuthHeader
-	}
+	x.fields = fields{to: v, route: x.Route}
 	x.Header.Visit(&x.fields)
 	x.fields = fields{}
 }
 
-// fields shows all fields but one. It lies in the exchange, so that it costs no allocation.
+// fields shows all fields but those of credentials. It lies in the exchange, so that it costs no allocation.
 type fields struct {
-	to     throttle.AttributeVisitor
-	secret string
+	to    throttle.AttributeVisitor
+	route *Route
 }
 
 // VisitAttribute implements throttle.AttributeVisitor.
 func (f *fields) VisitAttribute(name, value string) {
-	if name != f.secret {
+	if f.route == nil || !f.route.secret(name) {
 		f.to.VisitAttribute(name, value)
 	}
 }
 
-// VisitQuery implements throttle.AttributeSource.
+// accessToken is the query parameter of RFC 6750 2.3. No token is ever taken from it, but clients may still write one there.
+const accessToken = "access_token"
+
+// VisitQuery implements throttle.AttributeSource. API keys are not shown, as with VisitHeaders.
 func (a attributes) VisitQuery(v throttle.AttributeVisitor) {
 	for name, values := range a.parsed() {
+		if name == accessToken || a.x.Route != nil && slices.Contains(a.x.Route.KeyQueries, name) {
+			continue
+		}
 		for _, value := range values {
 			v.VisitAttribute(name, value)
 		}

@@ -7,6 +7,7 @@ package pipeline
 
 import (
 	"context"
+	"slices"
 
 	"gatehouse/proxy/definition"
 	"gatehouse/subscription"
@@ -50,12 +51,82 @@ type Route struct {
 	Tenant string
 	// AuthHeader is the canonical name of the field that carries the credential.
 	AuthHeader string
+	// KeyHeaders and KeyQueries are the fields (canonical) and query parameters that an API key may come in; empty where
+	// none is looked for.
+	KeyHeaders, KeyQueries []string
+	// Secrets are the fields (canonical) that may carry a credential of any kind: no event shows them. KeyQueries are
+	// their like in the query.
+	Secrets []string
+	// Strip are those that the backend is not given where a credential is asked for.
+	Strip []string
+	// Basic says that basic authentication is among the alternatives, Bearer that an access token is: they choose the
+	// challenges of a 401.
+	Basic, Bearer bool
 	// Secured is false where no credential is asked for.
 	Secured bool
 	// Production and Sandbox say which endpoints there are.
 	Production, Sandbox bool
 	// Stages are run in order.
 	Stages []Stage
+	// Again are the stages that are run for an exchange under way, to see whether it would still be admitted.
+	Again []Stage
+}
+
+// InternalKeyHeader is the field in which the test console of the API Manager sends its keys.
+const InternalKeyHeader = "Internal-Key"
+
+// defaultKeyName is where API keys are looked for when the definition names no place.
+const defaultKeyName = "apikey"
+
+// Credentials fills, from API, Operation and AuthHeader, where the route's credentials are: certificates are the names
+// (canonical) of the fields in which a trusted proxy hands on the client's certificate, keep leaves the credential field
+// itself to the backend.
+func (r *Route) Credentials(certificates []string, keep bool) {
+	o := r.Operation
+	r.Bearer = len(o.Security) == 0
+	key := false
+	for _, alternative := range o.Security {
+		for _, kind := range alternative {
+			switch kind {
+			case definition.OAuth2:
+				r.Bearer = true
+			case definition.Basic:
+				r.Basic = true
+			case definition.APIKey:
+				key = true
+			}
+		}
+	}
+	if key {
+		for _, h := range o.APIKeyHeaders {
+			if h = CanonicalName(h); !slices.Contains(r.KeyHeaders, h) {
+				r.KeyHeaders = append(r.KeyHeaders, h)
+			}
+		}
+		r.KeyQueries = slices.Clone(o.APIKeyQueries)
+		if len(r.KeyHeaders) == 0 && len(r.KeyQueries) == 0 {
+			r.KeyHeaders, r.KeyQueries = []string{CanonicalName(defaultKeyName)}, []string{defaultKeyName}
+		}
+	}
+	r.Secrets = []string{r.AuthHeader}
+	for _, list := range [...][]string{r.KeyHeaders, {InternalKeyHeader}, certificates} {
+		for _, h := range list {
+			if !slices.Contains(r.Secrets, h) {
+				r.Secrets = append(r.Secrets, h)
+			}
+		}
+	}
+	if r.Secured {
+		r.Strip = r.Secrets
+		if keep {
+			r.Strip = r.Secrets[1:]
+		}
+	}
+}
+
+// secret says whether a field may carry a credential.
+func (r *Route) secret(name string) bool {
+	return name == r.AuthHeader || slices.Contains(r.Secrets, name)
 }
 
 // Run runs the chain of the exchange's route and returns the refusal that ended it, or nil.

@@ -242,6 +242,9 @@ func (t *Trace) describe(s Step, v *StepView) {
 		if k := t.Token; k != nil {
 			cached := t.Cached
 			v.Kind, v.KeyManager, v.KID, v.ConsumerKey, v.Cached = "jwt", k.KeyManager, k.KeyID, k.ConsumerKey, &cached
+			if k.Kind != "" {
+				v.Kind = string(k.Kind)
+			}
 			v.User = t.User
 			v.Origin = origin(k.Origin.Kind, k.Origin.At, k.Origin.ID)
 		}

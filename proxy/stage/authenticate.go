@@ -1,73 +1,444 @@
 package stage
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"math/bits"
+	"slices"
 	"strings"
 
 	"gatehouse/keymanager"
+	"gatehouse/proxy/definition"
 	"gatehouse/proxy/fault"
 	"gatehouse/proxy/pipeline"
 )
 
-// authenticate takes the credential from the request and has it verified.
-type authenticate struct{ d *Domains }
+// kinds is a set of kinds of credential. The bits are in the order of what a check costs: a certificate is looked up, the
+// verdict on a token or a key is mostly remembered, a password is made to be slow.
+type kinds uint8
+
+const (
+	certificate kinds = 1 << iota
+	bearer
+	key
+	basic
+	internal // stands in for bearer, key and basic
+
+	numKinds = 5
+	// application are the kinds that say which application calls; the certificate may be asked for on top.
+	application = bearer | key | basic
+)
+
+var kindOf = map[definition.Credential]kinds{
+	definition.MutualTLS: certificate, definition.OAuth2: bearer, definition.APIKey: key, definition.Basic: basic,
+}
+
+// each calls f with each kind of the set, the cheapest first, until f says no.
+func (k kinds) each(f func(kinds) bool) bool {
+	for k != 0 {
+		one := k & -k
+		if !f(one) {
+			return false
+		}
+		k &^= one
+	}
+	return true
+}
+
+// authenticate collects the credentials that a request has sent and has as few of them verified as it takes to satisfy one
+// of the resource's alternatives: within one all kinds are needed, and the cheapest comes first.
+type authenticate struct {
+	d            *Domains
+	alternatives []kinds // the cheapest first
+	wanted       kinds   // in any of them
+	certified    bool    // each of them wants a certificate
+	plain        bool    // an access token alone is asked for
+}
+
+// newAuthenticate prepares a resource's alternatives. Those that ask for a kind that nobody can check are left out; when
+// none is left, why says so.
+func newAuthenticate(d *Domains, o *definition.Operation) (s *authenticate, why string) {
+	s = &authenticate{d: d, certified: true}
+	checked := bearer
+	if d.APIKeys != nil {
+		checked |= key
+	}
+	if d.Users != nil {
+		checked |= basic
+	}
+	if d.Certificates != nil {
+		checked |= certificate
+	}
+	var names []string
+next:
+	for _, list := range o.Security {
+		var alternative kinds
+		var text []string
+		for _, c := range list {
+			alternative |= kindOf[c]
+			text = append(text, string(c))
+		}
+		names = append(names, strings.Join(text, " with "))
+		for _, c := range list {
+			if kindOf[c] == 0 || kindOf[c]&checked == 0 {
+				continue next
+			}
+		}
+		if alternative != 0 && !slices.Contains(s.alternatives, alternative) {
+			s.alternatives = append(s.alternatives, alternative)
+		}
+	}
+	if len(o.Security) == 0 {
+		s.alternatives = []kinds{bearer}
+	}
+	if len(s.alternatives) == 0 {
+		return nil, "it asks for " + strings.Join(names, " or ") + ", which this gateway is not set up to check"
+	}
+	slices.SortStableFunc(s.alternatives, func(a, b kinds) int { return cmp.Compare(a, b) })
+	for _, a := range s.alternatives {
+		s.wanted |= a
+		s.certified = s.certified && a&certificate != 0
+	}
+	s.plain = len(s.alternatives) == 1 && s.wanted == bearer
+	return s, ""
+}
+
+// outcome is the answer on one credential, which is asked for once however many alternatives want it.
+type outcome struct {
+	token  *keymanager.Token
+	err    error
+	cached bool
+	done   bool
+}
+
+// attempt is the evaluation of one request.
+type attempt struct {
+	s        *authenticate
+	x        *pipeline.Exchange
+	have     kinds
+	outcomes [numKinds]outcome
+	// failed is the kind whose failure is answered.
+	failed kinds
+}
 
 func (s *authenticate) Run(x *pipeline.Exchange) *pipeline.Refusal {
-	r := x.Route
+	have, refusal := s.collect(x)
+	if refusal != nil {
+		return refusal
+	}
+	if s.plain && have == bearer {
+		o := s.bearer(x)
+		if o.err == nil && o.token != nil {
+			s.admit(x, o)
+			return nil
+		}
+		if refusal = s.console(x); refusal != nil {
+			return refusal
+		}
+		if x.Offer.Internal != "" {
+			if o := s.key(x, x.Offer.Internal, true); o.err == nil && o.token != nil {
+				s.admit(x, o)
+				return nil
+			}
+		}
+		return s.refuse(x, bearer, o.err)
+	}
+	return s.evaluate(x, have)
+}
+
+// evaluate looks for an alternative that what came satisfies.
+func (s *authenticate) evaluate(x *pipeline.Exchange, have kinds) *pipeline.Refusal {
+	a := attempt{s: s, x: x, have: have}
+	for _, alternative := range s.alternatives {
+		if alternative&^have == 0 && a.satisfied(alternative) {
+			return nil
+		}
+	}
+	if have&internal != 0 {
+		for _, alternative := range s.alternatives {
+			if alternative&application == 0 {
+				continue
+			}
+			if alternative = alternative&^application | internal; alternative&^have == 0 && a.satisfied(alternative) {
+				return nil
+			}
+		}
+	}
+	if a.failed != 0 {
+		return s.refuse(x, a.failed, a.outcomes[index(a.failed)].err)
+	}
+	return s.missing(x, have)
+}
+
+func index(k kinds) int { return bits.TrailingZeros8(uint8(k)) }
+
+// satisfied has every kind of an alternative checked, and lets the request in when all are good.
+func (a *attempt) satisfied(alternative kinds) bool {
+	good := alternative.each(func(k kinds) bool {
+		o := &a.outcomes[index(k)]
+		if !o.done {
+			*o = a.s.check(a.x, k)
+			o.done = true
+			if o.token == nil && o.err == nil {
+				o.err = errors.New("the domain gave neither a token nor a reason")
+			}
+		}
+		if o.err == nil {
+			return true
+		}
+		if a.failed == 0 || temporary(o.err) && !temporary(a.outcomes[index(a.failed)].err) {
+			a.failed = k // what may pass the next time is the better answer
+		}
+		return false
+	})
+	if !good {
+		return false
+	}
+	// Who calls is said by the credential of the application, where there is one beside the certificate.
+	for _, k := range [...]kinds{bearer, internal, key, basic, certificate} {
+		if alternative&k != 0 {
+			a.s.admit(a.x, a.outcomes[index(k)])
+			break
+		}
+	}
+	return true
+}
+
+func temporary(err error) bool {
+	k, ok := errors.AsType[*keymanager.Refusal](err)
+	return ok && k.Temporary
+}
+
+// collect finds what was sent of the kinds that the resource looks for. A credential that is there several times is
+// refused: two parties along the way could believe in different ones.
+func (s *authenticate) collect(x *pipeline.Exchange) (have kinds, refusal *pipeline.Refusal) {
+	o := &x.Offer
+	if !o.Again {
+		if refusal = s.field(x); refusal != nil {
+			return 0, refusal
+		}
+		if s.wanted&key != 0 {
+			if refusal = s.keys(x); refusal != nil {
+				return 0, refusal
+			}
+		}
+		if !s.plain || o.Scheme != pipeline.BearerScheme {
+			if refusal = s.console(x); refusal != nil {
+				return 0, refusal
+			}
+		}
+	}
+	switch {
+	case o.Scheme == pipeline.BearerScheme:
+		have |= bearer
+	case o.Scheme == pipeline.BasicScheme:
+		have |= basic
+	}
+	if o.Key != "" {
+		have |= key
+	}
+	if o.Internal != "" {
+		have |= internal
+	}
+	if s.wanted&certificate != 0 {
+		if c, err := x.Certificate(); c.Leaf != nil || err != nil {
+			have |= certificate
+		}
+	}
+	return have, nil
+}
+
+// console looks for a key of the test console.
+func (s *authenticate) console(x *pipeline.Exchange) *pipeline.Refusal {
+	if s.d.APIKeys == nil || s.wanted&application == 0 || x.Offer.Again {
+		return nil
+	}
+	lines := x.Header.Values(pipeline.InternalKeyHeader)
+	if len(lines) > 1 {
+		return s.twice(x, "the request has several fields "+pipeline.InternalKeyHeader)
+	}
+	if len(lines) == 1 {
+		x.Offer.Internal = lines[0]
+		s.referer(x)
+	}
+	return nil
+}
+
+func (s *authenticate) twice(x *pipeline.Exchange, reason string) *pipeline.Refusal {
+	return x.Refuse(pipeline.StepAuthenticate, invalid("more than one credential was sent"), reason)
+}
+
+// field reads the credential field.
+func (s *authenticate) field(x *pipeline.Exchange) *pipeline.Refusal {
+	r, o := x.Route, &x.Offer
 	lines := x.Header.Values(r.AuthHeader)
 	switch {
 	case len(lines) == 0:
-		if r.API.SecurityOptional {
-			x.Note(pipeline.StepAuthenticate, pipeline.Skipped)
-			anonymous(x)
-			return nil
-		}
-		return x.Refuse(pipeline.StepAuthenticate, fault.Of(fault.MissingCredentials), "the request has no field "+r.AuthHeader)
+		return nil
 	case len(lines) > 1:
-		return x.Refuse(pipeline.StepAuthenticate, invalid("more than one credential was sent"), "the request has several fields "+r.AuthHeader)
+		return s.twice(x, "the request has several fields "+r.AuthHeader)
 	}
 	scheme, value, _ := strings.Cut(lines[0], " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		if lines[0] == "" {
-			return x.Refuse(pipeline.StepAuthenticate, fault.Of(fault.MissingCredentials), "the field "+r.AuthHeader+" is empty")
+	switch {
+	case strings.EqualFold(scheme, "Bearer"):
+		o.Scheme, o.Credential = pipeline.BearerScheme, strings.TrimSpace(value)
+		if s.wanted&bearer == 0 {
+			return nil
 		}
-		if strings.EqualFold(scheme, "Basic") {
-			if d := basicFault(value); d != "" {
-				f := fault.Of(fault.InvalidScheme)
-				f.Description = f.Message + ". " + d
-				f.Challenge = `error="invalid_token", error_description="` + fault.Quote(d) + `"`
-				return x.Refuse(pipeline.StepAuthenticate, f, d)
-			}
+		if o.Credential == "" {
+			return x.Refuse(pipeline.StepAuthenticate, invalid("the bearer token is empty"), "the bearer token is empty")
 		}
-		return x.Refuse(pipeline.StepAuthenticate, fault.Of(fault.InvalidScheme), "the scheme of the credential is not Bearer")
+		if strings.IndexByte(o.Credential, ' ') >= 0 || strings.IndexByte(o.Credential, '\t') >= 0 {
+			return x.Refuse(pipeline.StepAuthenticate, invalid("the bearer token is not one word"), "the bearer token is not one word")
+		}
+	case strings.EqualFold(scheme, "Basic"):
+		o.Scheme, o.Credential = pipeline.BasicScheme, strings.TrimSpace(value)
+	case lines[0] == "":
+	case s.wanted&key != 0 && slices.Contains(r.KeyHeaders, r.AuthHeader):
+		// The API has its keys in the credential field: keys reads it.
+	default:
+		o.Scheme = pipeline.OtherScheme
 	}
-	value = strings.TrimSpace(value)
-	if value == "" {
-		return x.Refuse(pipeline.StepAuthenticate, invalid("the bearer token is empty"), "the bearer token is empty")
-	}
-	token, cached, err := s.d.Authenticator.Authenticate(x.Context, keymanager.Credential{Bearer: value, Allowed: r.API.KeyManagers, Tenant: r.Tenant})
-	if err != nil || token == nil {
-		return s.refuse(x, err)
-	}
-	if token.BoundTo != "" && token.BoundTo != thumbprint(x.ClientCertificate) {
-		return s.refuse(x, &keymanager.Refusal{
-			Check: keymanager.CheckBound, KeyManager: token.KeyManager, Issuer: token.Issuer, Origin: token.Origin,
-			Detail: "the token is bound to a client certificate that did not come with it",
-		})
-	}
-	x.Token, x.Cached = token, cached
-	x.Note(pipeline.StepAuthenticate, pipeline.OK)
-	if !s.d.KeepCredential {
-		x.StripCredential = true
-	}
-	t := &x.Throttle
-	t.Authenticated = true
-	x.User = withTenant(token.User, r.Tenant)
-	t.User = x.User
 	return nil
 }
+
+// keys looks for an API key in every place that the resource names. The same key in two places is one.
+func (s *authenticate) keys(x *pipeline.Exchange) *pipeline.Refusal {
+	r, o := x.Route, &x.Offer
+	for _, name := range r.KeyHeaders {
+		if name == r.AuthHeader && o.Scheme != pipeline.NoScheme {
+			continue
+		}
+		lines := x.Header.Values(name)
+		if len(lines) > 1 {
+			return s.twice(x, "the request has several fields "+name)
+		}
+		if len(lines) == 1 && lines[0] != "" {
+			if o.Key != "" && o.Key != lines[0] {
+				return s.twice(x, "the request has several API keys")
+			}
+			o.Key = lines[0]
+		}
+	}
+	for _, name := range r.KeyQueries {
+		value, n := pipeline.QueryValue(x.Query, name)
+		if n > 1 {
+			return s.twice(x, "the request has several parameters "+name)
+		}
+		if value != "" {
+			if o.Key != "" && o.Key != value {
+				return s.twice(x, "the request has several API keys")
+			}
+			o.Key = value
+		}
+	}
+	if o.Key != "" {
+		s.referer(x)
+	}
+	return nil
+}
+
+// referer notes the page that a request came from; of several, none is believed.
+func (s *authenticate) referer(x *pipeline.Exchange) {
+	if lines := x.Header.Values("Referer"); len(lines) == 1 {
+		x.Offer.Referer = lines[0]
+	}
+}
+
+// check asks the domain about one kind of credential.
+func (s *authenticate) check(x *pipeline.Exchange, k kinds) (o outcome) {
+	switch k {
+	case bearer:
+		return s.bearer(x)
+	case key:
+		return s.key(x, x.Offer.Key, false)
+	case internal:
+		return s.key(x, x.Offer.Internal, true)
+	case basic:
+		user, password, problem := basicCredential(x.Offer.Credential)
+		if problem != nil {
+			return outcome{err: problem}
+		}
+		o.token, o.err = s.d.Users.AuthenticateUser(x.Context, user, password)
+	case certificate:
+		c, err := x.Certificate()
+		if err != nil {
+			return outcome{err: &keymanager.Refusal{Check: keymanager.CheckClient, Detail: "the client certificate cannot be read: " + err.Error()}}
+		}
+		o.token, o.err = s.d.Certificates.AuthenticateCertificate(keymanager.CertificateOffer{
+			API: certificateKey(x.Route.API), DER: c.Leaf, Chain: c.Chain, FromHeader: c.FromHeader,
+		})
+	}
+	return o
+}
+
+// certificateKey names an API to the certificates' domain.
+func certificateKey(a *definition.API) string {
+	if a.UUID != "" {
+		return a.UUID
+	}
+	return a.Context + ":" + a.Version
+}
+
+func (s *authenticate) bearer(x *pipeline.Exchange) (o outcome) {
+	r := x.Route
+	o.token, o.cached, o.err = s.d.Authenticator.Authenticate(x.Context, keymanager.Credential{Bearer: x.Offer.Credential, Allowed: r.API.KeyManagers, Tenant: r.Tenant})
+	if t := o.token; o.err == nil && t != nil && t.BoundTo != "" {
+		c, _ := x.Certificate() // one that cannot be read is none
+		if t.BoundTo != thumbprint(c.Leaf) {
+			o.err = &keymanager.Refusal{
+				Check: keymanager.CheckBound, KeyManager: t.KeyManager, Issuer: t.Issuer, Origin: t.Origin,
+				Detail: "the token is bound to a client certificate that did not come with it",
+			}
+		}
+	}
+	return o
+}
+
+func (s *authenticate) key(x *pipeline.Exchange, value string, console bool) (o outcome) {
+	a := x.Route.API
+	o.token, o.cached, o.err = s.d.APIKeys.AuthenticateKey(x.Context, keymanager.KeyOffer{
+		Value: value, Internal: console, Tenant: x.Route.Tenant, APIUUID: a.UUID, APIName: a.Name, APIVersion: a.Version, APIContext: a.Context,
+		ClientIP: x.ClientIP, Referer: x.Offer.Referer,
+	})
+	return o
+}
+
+// admit notes who calls.
+func (s *authenticate) admit(x *pipeline.Exchange, o outcome) {
+	token := o.token
+	x.Token, x.Cached = token, o.cached
+	x.Note(pipeline.StepAuthenticate, pipeline.OK)
+	x.StripCredential = true
+	t := &x.Throttle
+	t.Authenticated = true
+	x.User = withTenant(token.User, x.Route.Tenant)
+	t.User = x.User
+	if token.Kind == keymanager.KindJWT || token.Kind == "" {
+		return
+	}
+	t.SubscriptionTier = token.Tier
+	switch token.Kind {
+	case keymanager.KindBasic:
+		// Whoever comes by name and password has no application and no plan of his own (contract gateway-behaviour.md 9).
+		t.AppID, t.AppName, t.AppTier = nobody, nobody, unlimited
+		if token.Tier == "" {
+			t.SubscriptionTier = "Default"
+		}
+	case keymanager.KindCertificate:
+		// The certificate's plan is counted for each certificate by itself.
+		t.AppID, t.AppName, t.AppTier = token.ID, token.Subject, unlimited
+	case keymanager.KindAPIKey, keymanager.KindInternalKey:
+		s.d.embedded(x, token)
+	}
+}
+
+const (
+	nobody    = "anonymous"
+	unlimited = "Unlimited"
+)
 
 // thumbprint is the SHA-256 of a certificate as tokens name it, "" without one.
 func thumbprint(der []byte) string {
@@ -78,16 +449,40 @@ func thumbprint(der []byte) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// basicFault says what is wrong with the form of a basic credential, "" when it is well formed.
-func basicFault(value string) string {
-	b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(value))
+// formatError is a fault in the form of a basic credential.
+type formatError struct {
+	code   int
+	detail string
+}
+
+func (e *formatError) Error() string { return e.detail }
+
+var (
+	errNotBase64   = &formatError{fault.General, "the basic credential is not base64"}
+	errNoColon     = &formatError{fault.BadFormat, "the basic credential has no colon"}
+	errNoUser      = &formatError{fault.BadUser, "the user name is empty"}
+	errNoPassword  = &formatError{fault.BadUser, "the password is empty"}
+	errControlChar = &formatError{fault.BadUser, "the basic credential holds a control character"}
+)
+
+// basicCredential takes a basic credential apart (RFC 7617).
+func basicCredential(value string) (user, password string, problem *formatError) {
+	b, err := base64.StdEncoding.DecodeString(value)
 	if err != nil {
-		return "The basic credential is not base64"
+		return "", "", errNotBase64
 	}
-	if !strings.Contains(string(b), ":") {
-		return "The basic credential has no colon"
+	user, password, ok := strings.Cut(string(b), ":")
+	switch {
+	case !ok:
+		return "", "", errNoColon
+	case user == "":
+		return "", "", errNoUser
+	case password == "":
+		return "", "", errNoPassword
+	case strings.ContainsFunc(string(b), func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return "", "", errControlChar
 	}
-	return ""
+	return user, password, nil
 }
 
 // withTenant appends the API's tenant to a user, unless the name holds it already (contract events.md 6.1).
@@ -105,10 +500,103 @@ func invalid(detail string) pipeline.Refusal {
 	return f
 }
 
-// refuse turns the answer of the key managers into a fault.
-func (s *authenticate) refuse(x *pipeline.Exchange, err error) *pipeline.Refusal {
+// missing refuses a request none of whose credentials add up to an alternative.
+func (s *authenticate) missing(x *pipeline.Exchange, have kinds) *pipeline.Refusal {
+	r, o := x.Route, &x.Offer
+	if s.certified && have&certificate == 0 {
+		return x.Refuse(pipeline.StepAuthenticate, invalid("a client certificate is needed"), "no client certificate came, and each alternative asks for one")
+	}
+	foreign := o.Scheme == pipeline.OtherScheme || o.Scheme == pipeline.BearerScheme && s.wanted&bearer == 0 || o.Scheme == pipeline.BasicScheme && s.wanted&basic == 0
+	if foreign {
+		f := fault.Of(fault.InvalidScheme)
+		reason := "the scheme of the credential is not one that the resource accepts"
+		if o.Scheme == pipeline.BasicScheme {
+			if _, _, problem := basicCredential(o.Credential); problem == errNotBase64 || problem == errNoColon {
+				f.Description = f.Message + ". " + strings.ToUpper(problem.detail[:1]) + problem.detail[1:]
+				f.Challenge = `error="invalid_token", error_description="` + fault.Quote(problem.detail) + `"`
+				reason = problem.detail
+			}
+		}
+		return x.Refuse(pipeline.StepAuthenticate, f, reason)
+	}
+	if have&s.wanted == 0 && have&internal == 0 {
+		if r.API.SecurityOptional {
+			x.Note(pipeline.StepAuthenticate, pipeline.Skipped)
+			x.StripCredential = true
+			anonymous(x)
+			return nil
+		}
+		return x.Refuse(pipeline.StepAuthenticate, fault.Of(fault.MissingCredentials), "the request has "+s.nothing(r))
+	}
+	// Something came, and less than any alternative needs: the one that lacks least is named.
+	lacks := kinds(0)
+	for _, alternative := range s.alternatives {
+		if have&internal != 0 && alternative&application != 0 {
+			alternative = alternative&^application | internal
+		}
+		if rest := alternative &^ have; lacks == 0 || bits.OnesCount8(uint8(rest)) < bits.OnesCount8(uint8(lacks)) {
+			lacks = rest
+		}
+	}
+	text := lacks.text()
+	if lacks&certificate != 0 {
+		return x.Refuse(pipeline.StepAuthenticate, invalid(text+" is needed too"), "the request lacks "+text)
+	}
+	f := fault.Of(fault.MissingCredentials)
+	f.Description += ": " + text + " is needed too"
+	return x.Refuse(pipeline.StepAuthenticate, f, "the request lacks "+text)
+}
+
+// nothing says where a credential was looked for in vain.
+func (s *authenticate) nothing(r *pipeline.Route) string {
+	var places []string
+	if s.wanted&(bearer|basic) != 0 {
+		places = append(places, "no field "+r.AuthHeader)
+	}
+	for _, h := range r.KeyHeaders {
+		if s.wanted&key != 0 && h != r.AuthHeader {
+			places = append(places, "no field "+h)
+		}
+	}
+	for _, q := range r.KeyQueries {
+		if s.wanted&key != 0 {
+			places = append(places, "no parameter "+q)
+		}
+	}
+	if s.wanted&certificate != 0 {
+		places = append(places, "no client certificate")
+	}
+	return strings.Join(places, ", ")
+}
+
+var kindTexts = [numKinds]string{"a client certificate", "an access token", "an API key", "basic authentication", "a key of the test console"}
+
+// text names the kinds for people.
+func (k kinds) text() string {
+	var b strings.Builder
+	k.each(func(one kinds) bool {
+		if b.Len() > 0 {
+			b.WriteString(" and ")
+		}
+		b.WriteString(kindTexts[index(one)])
+		return true
+	})
+	return b.String()
+}
+
+// refuse turns the answer of a domain into a fault.
+func (s *authenticate) refuse(x *pipeline.Exchange, kind kinds, err error) *pipeline.Refusal {
 	var k *keymanager.Refusal
-	if !errors.As(err, &k) {
+	var form *formatError
+	switch {
+	case errors.As(err, &form):
+		f := fault.Of(form.code)
+		if form.code == fault.General {
+			f.Status, f.RetryAfter, f.Challenge = 401, 0, pipeline.ChallengeOnly
+			f.Description = f.Message + ". The basic credential is not base64"
+		}
+		return x.Refuse(pipeline.StepAuthenticate, f, form.detail)
+	case !errors.As(err, &k):
 		// Nothing that the domain names: the caller cannot be judged, so it is not let in.
 		reason := "the credential could not be checked"
 		if err != nil {
@@ -126,10 +614,18 @@ func (s *authenticate) refuse(x *pipeline.Exchange, err error) *pipeline.Refusal
 	if detail == "" {
 		detail = string(k.Check)
 	}
-	f := invalid(detail)
-	if k.Check == keymanager.CheckExpired && s.d.ExpiredCode == fault.TokenExpired {
+	var f pipeline.Refusal
+	switch {
+	case k.Forbidden:
+		f = fault.Of(fault.Forbidden)
+		f.Description = "Resource forbidden. " + detail
+	case kind == basic:
+		f = fault.Of(fault.BadUser)
+	case k.Check == keymanager.CheckExpired && s.d.ExpiredCode == fault.TokenExpired:
 		f = fault.Of(fault.TokenExpired)
 		f.Challenge = `error="invalid_token", error_description="` + fault.Quote(detail) + `"`
+	default:
+		f = invalid(detail)
 	}
 	return x.Refuse(pipeline.StepAuthenticate, f, detail)
 }

@@ -22,9 +22,27 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, c keymanager.Credential) (token *keymanager.Token, cached bool, err error)
 }
 
-// Subscriptions looks up what a consumer key has bought.
+// APIKeys verifies API keys and keys of the test console. Errors are *keymanager.Refusal. cached says that the key was known
+// as good.
+type APIKeys interface {
+	AuthenticateKey(ctx context.Context, o keymanager.KeyOffer) (t *keymanager.Token, cached bool, err error)
+}
+
+// Users verifies the users of basic authentication. Errors are *keymanager.Refusal.
+type Users interface {
+	AuthenticateUser(ctx context.Context, user, password string) (*keymanager.Token, error)
+}
+
+// Certificates says whether a client certificate is admitted to an API. Errors are *keymanager.Refusal.
+type Certificates interface {
+	AuthenticateCertificate(o keymanager.CertificateOffer) (*keymanager.Token, error)
+}
+
+// Subscriptions looks up what a consumer key has bought, or an application that is known by its UUID or number (facts
+// without a mapping; where both are empty, those of the API alone).
 type Subscriptions interface {
 	Resolve(consumerKey, keyManager string, api subscription.APIRef) subscription.Facts
+	ResolveApplication(uuid string, id int64, api subscription.APIRef) subscription.Facts
 }
 
 // Denier looks up deny policies: those that need no identity, then those that do.
@@ -44,6 +62,11 @@ type Throttler interface {
 // want.
 type Domains struct {
 	Authenticator Authenticator
+	// APIKeys, Users and Certificates check the other kinds of credential. While one is nil, alternatives that ask for its
+	// kind cannot be satisfied, and a resource without another refuses every request with 401/900901.
+	APIKeys       APIKeys
+	Users         Users
+	Certificates  Certificates
 	Subscriptions Subscriptions
 	Denier        Denier
 	Throttler     Throttler
@@ -55,8 +78,11 @@ type Domains struct {
 	Stale func() string
 	// SkipSubscriptions turns subscription validation off for every API, but for tokens whose key manager wants it.
 	SkipSubscriptions bool
-	// KeepCredential sends the credential on to the backend (enable_outbound_auth_header).
+	// KeepCredential sends the credential field on to the backend (enable_outbound_auth_header); credentials elsewhere are
+	// taken away all the same.
 	KeepCredential bool
+	// ScopesForAPIKeys asks API keys for scopes too.
+	ScopesForAPIKeys bool
 	// ExpiredCode is what an expired token is refused with: 900901 as Microgateway, 900903 as the API Manager. 0 means
 	// 900901.
 	ExpiredCode int
@@ -77,30 +103,55 @@ func (d *Domains) Chain(r *pipeline.Route) []pipeline.Stage {
 	if r.Secured && d.Stale != nil {
 		chain = append(chain, &fresh{d.Stale})
 	}
-	switch {
-	case r.Secured && r.Operation.Unavailable != "":
-		chain = append(chain, &unavailable{r.Operation.Unavailable})
-	case r.Secured && d.Authenticator != nil:
-		chain = append(chain, &authenticate{d})
-		if d.Subscriptions != nil {
-			wait := d.MissTimeout
-			if wait <= 0 {
-				wait = 2 * time.Second
-			}
-			chain = append(chain, &subscribe{d: d, wait: wait})
-		}
-	default:
-		chain = append(chain, open{})
-	}
+	chain = append(chain, d.identity(r, false)...)
 	chain = append(chain, endpoint{})
 	if r.Secured && len(r.Operation.Scopes) > 0 {
-		chain = append(chain, &scopes{r.Operation.Scopes})
+		chain = append(chain, &scopes{list: r.Operation.Scopes, all: r.API.AllScopes, keys: d.ScopesForAPIKeys})
 	}
 	if d.Denier != nil {
 		chain = append(chain, denyIdentified{d.Denier})
 	}
 	if d.Throttler != nil {
 		chain = append(chain, limit{d.Throttler})
+	}
+	return chain
+}
+
+// identity returns the stages that find out who calls and what he has bought.
+func (d *Domains) identity(r *pipeline.Route, again bool) []pipeline.Stage {
+	if !r.Secured || d.Authenticator == nil && r.Operation.Unavailable == "" {
+		return []pipeline.Stage{open{}}
+	}
+	why := r.Operation.Unavailable
+	if why == "" {
+		var s *authenticate
+		if s, why = newAuthenticate(d, r.Operation); why == "" {
+			if d.Subscriptions == nil {
+				return []pipeline.Stage{s}
+			}
+			wait := d.MissTimeout
+			if wait <= 0 {
+				wait = 2 * time.Second
+			}
+			return []pipeline.Stage{s, &subscribe{d: d, wait: wait, again: again}}
+		}
+	}
+	return []pipeline.Stage{&unavailable{why}}
+}
+
+// Again returns the stages that say whether an exchange of the route that is under way would still be admitted. They look
+// at its Offer, count nothing and fetch nothing. It is called as Chain is.
+func (d *Domains) Again(r *pipeline.Route) []pipeline.Stage {
+	if d.texts == nil {
+		d.texts = new(decimals)
+	}
+	var chain []pipeline.Stage
+	if d.Denier != nil {
+		chain = append(chain, denyAnonymous{d.Denier})
+	}
+	chain = append(chain, d.identity(r, true)...)
+	if d.Denier != nil {
+		chain = append(chain, denyIdentified{d.Denier})
 	}
 	return chain
 }
@@ -206,25 +257,66 @@ func wrongKey(description string) pipeline.Refusal {
 	return f
 }
 
-// scopes wants any one of the resource's scopes.
-type scopes struct{ any []string }
+// scopes wants any one of the resource's scopes, or all.
+type scopes struct {
+	list []string
+	all  bool
+	keys bool // API keys need them too
+}
 
 func (s *scopes) Run(x *pipeline.Exchange) *pipeline.Refusal {
-	if x.Token == nil { // security is optional and no credential came
+	t := x.Token
+	if t == nil || s.exempt(t.Kind) { // nil: security is optional and no credential came
 		x.Note(pipeline.StepScopes, pipeline.Skipped)
 		return nil
 	}
-	for _, have := range x.Token.Scopes {
-		if slices.Contains(s.any, have) {
+	if s.all {
+		return s.every(x, t)
+	}
+	for _, have := range t.Scopes {
+		if slices.Contains(s.list, have) {
 			x.Note(pipeline.StepScopes, pipeline.OK)
 			return nil
 		}
 	}
+	list := strings.Join(s.list, " ")
+	return s.refuse(x, "One of these scopes is needed: ", list, "the token has none of the scopes "+list)
+}
+
+// exempt says whether a kind of credential has no scopes (contract gateway-behaviour.md 11).
+func (s *scopes) exempt(k keymanager.Kind) bool {
+	switch k {
+	case keymanager.KindInternalKey, keymanager.KindCertificate:
+		return true
+	case keymanager.KindAPIKey:
+		return !s.keys
+	}
+	return false
+}
+
+func (s *scopes) every(x *pipeline.Exchange, t *keymanager.Token) *pipeline.Refusal {
+	for _, want := range s.list {
+		if slices.Contains(t.Scopes, want) {
+			continue
+		}
+		var lacks []string
+		for _, one := range s.list {
+			if !slices.Contains(t.Scopes, one) {
+				lacks = append(lacks, one)
+			}
+		}
+		list := strings.Join(lacks, " ")
+		return s.refuse(x, "These scopes are missing: ", list, "the token lacks the scopes "+list)
+	}
+	x.Note(pipeline.StepScopes, pipeline.OK)
+	return nil
+}
+
+func (s *scopes) refuse(x *pipeline.Exchange, text, list, reason string) *pipeline.Refusal {
 	f := fault.Of(fault.ScopeMissing)
-	list := strings.Join(s.any, " ")
-	f.Description = f.Message + ". One of these scopes is needed: " + list
-	f.Challenge = `error="insufficient_scope", scope="` + fault.Quote(list) + `"`
-	return x.Refuse(pipeline.StepScopes, f, "the token has none of the scopes "+list)
+	f.Description = f.Message + ". " + text + list
+	f.Challenge = `error="insufficient_scope", scope="` + fault.Quote(strings.Join(s.list, " ")) + `"`
+	return x.Refuse(pipeline.StepScopes, f, reason)
 }
 
 // limit asks the throttle, and publishes what was admitted.

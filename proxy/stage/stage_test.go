@@ -50,6 +50,16 @@ func (w *world) Resolve(string, string, subscription.APIRef) subscription.Facts 
 	return w.facts
 }
 
+func (w *world) ResolveApplication(uuid string, id int64, _ subscription.APIRef) subscription.Facts {
+	w.asked = append(w.asked, "resolve application")
+	f := w.facts
+	f.Mapping = nil
+	if f.Application != nil && f.Application.ID != id {
+		f.Application, f.Subscription = nil, nil
+	}
+	return f
+}
+
 func (w *world) Fetch(ctx context.Context, _, _ string, _ subscription.APIRef, missing subscription.Reason) (bool, error) {
 	w.fetched = append(w.fetched, missing)
 	if w.fetchErr != nil {
@@ -291,7 +301,8 @@ func run(w *world, d *Domains, api *definition.API, op *definition.Operation, h 
 	if api.AuthHeader != "" {
 		r.AuthHeader = api.AuthHeader
 	}
-	r.Stages = d.Chain(r)
+	r.Credentials([]string{"X-Wso2-Client-Certificate"}, d.KeepCredential)
+	r.Stages, r.Again = d.Chain(r), d.Again(r)
 	x := &pipeline.Exchange{Context: context.Background(), Header: h, Now: now, BodyLength: -1}
 	x.RequestID, x.ClientIP = "id", netip.MustParseAddr("192.0.2.7")
 	x.SetRoute(r)
@@ -433,10 +444,13 @@ func (q *quiet) Authenticate(context.Context, keymanager.Credential) (*keymanage
 	return q.token, true, nil
 }
 func (q *quiet) Resolve(string, string, subscription.APIRef) subscription.Facts { return q.facts }
-func (q *quiet) DenyAnonymous(*throttle.Request) *throttle.DenyCondition        { return nil }
-func (q *quiet) DenyIdentified(*throttle.Request) *throttle.DenyCondition       { return nil }
-func (q *quiet) Check(*throttle.Request, int64) throttle.Verdict                { return throttle.Verdict{} }
-func (q *quiet) Publish(*throttle.Request, int64)                               {}
+func (q *quiet) ResolveApplication(string, int64, subscription.APIRef) subscription.Facts {
+	return q.facts
+}
+func (q *quiet) DenyAnonymous(*throttle.Request) *throttle.DenyCondition  { return nil }
+func (q *quiet) DenyIdentified(*throttle.Request) *throttle.DenyCondition { return nil }
+func (q *quiet) Check(*throttle.Request, int64) throttle.Verdict          { return throttle.Verdict{} }
+func (q *quiet) Publish(*throttle.Request, int64)                         {}
 
 func pipelineRun(traces *pipeline.Traces) func() {
 	w, api, op := base()
@@ -444,6 +458,7 @@ func pipelineRun(traces *pipeline.Traces) func() {
 	q := &quiet{*w}
 	d := &Domains{Authenticator: q, Subscriptions: q, Denier: q, Throttler: q, Fetcher: q}
 	r := &pipeline.Route{API: api, Operation: op, Tenant: "carbon.super", AuthHeader: "Authorization", Secured: true, Production: true}
+	r.Credentials(nil, false)
 	r.Stages = d.Chain(r)
 	x := &pipeline.Exchange{}
 	h := fields{"Authorization": {"Bearer good"}}
@@ -484,9 +499,10 @@ func TestBoundToken(t *testing.T) {
 	}{"its certificate": {[]byte("certificate"), true}, "another": {[]byte("other"), false}, "none": {nil, false}} {
 		t.Run(name, func(t *testing.T) {
 			w := &world{token: &keymanager.Token{KeyManager: "KM", BoundTo: thumbprint([]byte("certificate"))}}
-			x := &pipeline.Exchange{Header: fields{"Authorization": {"Bearer good"}}, ClientCertificate: c.shown}
+			x := &pipeline.Exchange{Header: fields{"Authorization": {"Bearer good"}}, Certificates: shown(c.shown)}
 			x.Route = &pipeline.Route{API: &definition.API{}, Operation: &definition.Operation{}, AuthHeader: "Authorization", Secured: true}
-			f := (&authenticate{&Domains{Authenticator: w}}).Run(x)
+			s, _ := newAuthenticate(&Domains{Authenticator: w}, x.Route.Operation)
+			f := s.Run(x)
 			if (f == nil) != c.allowed {
 				t.Fatalf("refused: %+v", f)
 			}
@@ -495,4 +511,11 @@ func TestBoundToken(t *testing.T) {
 			}
 		})
 	}
+}
+
+// shown is a certificate that a client has shown.
+type shown []byte
+
+func (s shown) ClientCertificate() (pipeline.Certificate, error) {
+	return pipeline.Certificate{Leaf: s}, nil
 }

@@ -13,8 +13,9 @@ import (
 
 // subscribe finds what the caller has bought: the application behind the consumer key, and its subscription to the API.
 type subscribe struct {
-	d    *Domains
-	wait time.Duration
+	d     *Domains
+	wait  time.Duration
+	again bool // of an exchange under way: what is missing is not asked for
 }
 
 // skipped says whether callers need no subscription. The narrowest setting decides: the API's, then the key manager's,
@@ -35,14 +36,20 @@ func (s *subscribe) Run(x *pipeline.Exchange) *pipeline.Refusal {
 		x.Note(pipeline.StepSubscription, pipeline.Skipped)
 		return nil
 	}
-	if t.Application != nil && t.Subscribed != nil {
+	switch {
+	case t.Unsubscribed:
+		s.unsubscribed(x)
+		return nil
+	case t.Kind == keymanager.KindAPIKey:
+		return s.apiKey(x, t)
+	case t.Application != nil && t.Subscribed != nil:
 		return s.selfContained(x, t)
 	}
 	skip := s.skipped(x, t)
 	facts := s.d.Subscriptions.Resolve(t.ConsumerKey, t.KeyManager, x.Route.Ref)
 	v := subscription.Validate(facts)
 	var fetchErr error
-	if missing(v.Reason) && s.d.Fetcher != nil && !skip && t.ConsumerKey != "" {
+	if missing(v.Reason) && s.d.Fetcher != nil && !s.again && !skip && t.ConsumerKey != "" {
 		// Each answer may lead to the next row that is missing: mapping, application, API, subscription.
 		ctx, cancel := context.WithTimeout(x.Context, s.wait)
 		for range 4 {
@@ -92,7 +99,7 @@ func (s *subscribe) fill(x *pipeline.Exchange, t *keymanager.Token, v subscripti
 		x.KeyType, q.KeyType = v.KeyType, string(v.KeyType)
 	}
 	if a := x.Facts.Application; a != nil {
-		q.AppID, q.AppName, q.AppOwner, q.AppTenant, q.AppTier = s.appID(a.ID, a.UUID), a.Name, a.Owner, a.Tenant, a.Policy
+		q.AppID, q.AppName, q.AppOwner, q.AppTenant, q.AppTier = s.d.appID(a.ID, a.UUID), a.Name, a.Owner, a.Tenant, a.Policy
 	} else {
 		q.AppName = "anon:" + t.KeyManager
 	}
@@ -105,11 +112,64 @@ func (s *subscribe) fill(x *pipeline.Exchange, t *keymanager.Token, v subscripti
 }
 
 // appID is the text of an application in throttle keys: its number, or its UUID where no number is known.
-func (s *subscribe) appID(id int64, uuid string) string {
+func (d *Domains) appID(id int64, uuid string) string {
 	if id == 0 && uuid != "" {
 		return uuid
 	}
-	return s.d.texts.of(id)
+	return d.texts.of(id)
+}
+
+// embedded counts a request under the application that its credential names itself.
+func (d *Domains) embedded(x *pipeline.Exchange, t *keymanager.Token) {
+	a := t.Application
+	if a == nil {
+		return
+	}
+	q := &x.Throttle
+	q.AppID, q.AppName, q.AppOwner, q.AppTier, q.AppTenant = d.appID(a.ID, a.UUID), a.Name, a.Owner, a.Tier, x.Route.Tenant
+	if a.KeyType == string(subscription.Sandbox) {
+		x.KeyType, q.KeyType = subscription.Sandbox, a.KeyType
+	}
+}
+
+// unsubscribed lets a credential pass that needs no subscription. Of the rows, the API's alone is of use: its plan counts.
+func (s *subscribe) unsubscribed(x *pipeline.Exchange) {
+	x.Facts = s.d.Subscriptions.ResolveApplication("", 0, x.Route.Ref)
+	if a := x.Facts.API; a != nil && x.Throttle.APITier == "" {
+		x.Throttle.APITier = a.Policy
+	}
+	x.Note(pipeline.StepSubscription, pipeline.Skipped)
+}
+
+// apiKey finds the subscription of an API key: the rows decide where the key's application is known, else what the key
+// says of itself, which is what was true when it was made (contract gateway-behaviour.md 8).
+func (s *subscribe) apiKey(x *pipeline.Exchange, t *keymanager.Token) *pipeline.Refusal {
+	var facts subscription.Facts
+	if a := t.Application; a != nil {
+		facts = s.d.Subscriptions.ResolveApplication(a.UUID, a.ID, x.Route.Ref)
+	}
+	if facts.Application == nil {
+		if t.Application != nil && t.Subscribed != nil {
+			return s.selfContained(x, t)
+		}
+		if s.skipped(x, t) {
+			x.Note(pipeline.StepSubscription, pipeline.Skipped)
+			return nil
+		}
+		return x.Refuse(pipeline.StepSubscription, fault.Of(fault.Forbidden), "the application of the API key is not known, and the key names no subscriptions")
+	}
+	v := subscription.ValidateApplication(facts, subscription.KeyType(t.Application.KeyType))
+	x.Facts = facts
+	s.fill(x, t, v)
+	switch {
+	case v.Reason == subscription.Allowed:
+		x.Note(pipeline.StepSubscription, pipeline.OK)
+	case s.skipped(x, t):
+		x.Note(pipeline.StepSubscription, pipeline.Skipped)
+	default:
+		return s.refuse(x, v, nil)
+	}
+	return nil
 }
 
 // selfContained lets the token speak for itself: its own list of subscriptions decides, the rows are not asked.
@@ -117,16 +177,14 @@ func (s *subscribe) appID(id int64, uuid string) string {
 func (s *subscribe) selfContained(x *pipeline.Exchange, t *keymanager.Token) *pipeline.Refusal {
 	api := x.Route.API
 	q := &x.Throttle
-	a := t.Application
-	q.AppID, q.AppName, q.AppOwner, q.AppTier, q.AppTenant = s.appID(a.ID, a.UUID), a.Name, a.Owner, a.Tier, x.Route.Tenant
-	if a.KeyType == string(subscription.Sandbox) {
-		x.KeyType, q.KeyType = subscription.Sandbox, a.KeyType
-	}
+	s.d.embedded(x, t)
 	for i := range t.Subscribed {
 		e := &t.Subscribed[i]
 		if e.Name == api.Name && e.Version == api.Version && (e.Context == "" || e.Context == api.Context) {
 			x.Embedded = e
-			q.SubscriptionTier = e.Tier
+			if e.Tier != "" {
+				q.SubscriptionTier = e.Tier
+			}
 			if e.SubscriberTenant != "" {
 				q.AppTenant = e.SubscriberTenant
 			}

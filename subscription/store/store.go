@@ -80,6 +80,19 @@ func (s *Store) Resolve(consumerKey, keyManager string, api subscription.APIRef)
 	return f
 }
 
+// ResolveApplication collects the rows that decide a request whose credential names its application itself, by UUID or by
+// number, as API keys do: there is no key mapping among them. Where both are empty, it finds the API alone. It takes no lock
+// and allocates nothing.
+func (s *Store) ResolveApplication(uuid string, id int64, api subscription.APIRef) subscription.Facts {
+	var f subscription.Facts
+	f.API = s.api(api)
+	f.Application = s.application(uuid, id)
+	if f.API != nil && f.Application != nil {
+		f.Subscription = s.subscriptionOf(f.Application, f.API)
+	}
+	return f
+}
+
 // Mapping returns the key mapping of a consumer key at a key manager. A row that names no key manager (3.2) matches any,
 // but only where no row names this one.
 func (s *Store) Mapping(consumerKey, keyManager string) *subscription.KeyMapping {
@@ -116,12 +129,17 @@ func (s *Store) api(ref subscription.APIRef) *subscription.API {
 }
 
 func (s *Store) applicationOf(m *subscription.KeyMapping) *subscription.Application {
+	return s.application(m.ApplicationUUID, m.ApplicationID)
+}
+
+// application returns the row of an application: by UUID, else by number.
+func (s *Store) application(uuid string, id int64) *subscription.Application {
 	v := s.applications.view.Load()
-	if m.ApplicationUUID != "" {
+	if uuid != "" {
 		var best *subscription.Application
-		c := v.secondary[applicationByUUID].rows(maphash.String(s.seed, m.ApplicationUUID))
+		c := v.secondary[applicationByUUID].rows(maphash.String(s.seed, uuid))
 		for a := c.next(); a != nil; a = c.next() {
-			if a.UUID == m.ApplicationUUID && (best == nil || a.ID > best.ID) {
+			if a.UUID == uuid && (best == nil || a.ID > best.ID) {
 				best = a
 			}
 		}
@@ -129,11 +147,11 @@ func (s *Store) applicationOf(m *subscription.KeyMapping) *subscription.Applicat
 			return best
 		}
 	}
-	if m.ApplicationID == 0 {
+	if id == 0 {
 		return nil
 	}
-	a := findApplication(v, m.ApplicationID)
-	if a != nil && a.UUID != "" && m.ApplicationUUID != "" {
+	a := findApplication(v, id)
+	if a != nil && a.UUID != "" && uuid != "" {
 		return nil // another application has this number here
 	}
 	return a
