@@ -238,3 +238,5 @@ func (f *fixture) refuse(token string, want keymanager.Check) *keymanager.Refusa
 	}
 	return r
 }
+
+func newRevocations(c *clock) *revocation.Set { return revocation.New(revocation.Options{Now: c.now}) }
