@@ -301,3 +301,17 @@ func TestIssuersChangeWithoutARestart(t *testing.T) {
 		})
 	}
 }
+
+func TestTheKeysOfAnIssuerOfTheConfigurationAreShown(t *testing.T) {
+	s, authority := secured(t, keySet)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "ca.pem"), authority)
+	a := open(t, writeConfig(t, dir, "[[apim.jwt.issuer]]\nname = \"https://i\"\n[apim.jwt.issuer.jwks]\nurl = \""+s.URL+"\"\nca_file = \"ca.pem\"\n"))
+	all := a.domains.keyManagers.All()
+	if len(all) != 1 {
+		t.Fatalf("%d key managers, want one", len(all))
+	}
+	if v, _ := a.keyManagerOf(&all[0]).(keyManagerView); v.Keys == nil || v.Keys.URL != s.URL {
+		t.Errorf("the issuer is shown as %+v, want with its key set's URL", v)
+	}
+}

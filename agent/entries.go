@@ -404,7 +404,7 @@ func (a *Agent) keyManagerOf(km *keymanager.KeyManager) any {
 		ConsumerKeyClaim: km.ConsumerKeyClaim, ScopesClaim: km.ScopesClaim, SelfValidate: km.SelfValidate, Origin: origin(km.Origin),
 	}
 	for _, m := range a.domains.keyManagers.State().Managers {
-		if m.Name == km.Name && m.Tenant == km.Tenant {
+		if m.Name == km.Name && m.Tenant == km.Owner() {
 			v.Keys = &m
 			break
 		}
