@@ -21,12 +21,21 @@ type builder struct {
 	meta     value // data of api.yaml; absent for a lone OpenAPI file
 	named    map[string]value
 	resolved map[string]*definition.Endpoint
-	schemes  map[string]definition.Credential
+	schemes  map[string]scheme
 	// metaSecurity are the alternatives of api.yaml or x-wso2-application-security; nil when neither says anything.
 	metaSecurity [][]definition.Credential
-	prototyped   bool
-	how          []security // of each operation, in their order
-	disabled     value      // x-wso2-disable-security of the API
+	// certified: mutual TLS is mandatory on top of what operations ask for themselves.
+	certified bool
+	// keysOfMeta: api.yaml asks for API keys; defaultPlaces are where they come in unless something else is said.
+	keysOfMeta    bool
+	defaultPlaces scheme
+	prototyped    bool
+	clients       value             // of client_certificates.yaml
+	clientFiles   map[string]string // name of a certificate's file → its path in the project
+	files         map[string][]byte
+	where         func(file string) string
+	how           []security // of each operation, in their order
+	disabled      value      // x-wso2-disable-security of the API
 }
 
 var httpMethods = map[string]bool{"GET": true, "PUT": true, "POST": true, "DELETE": true, "OPTIONS": true, "HEAD": true, "PATCH": true, "TRACE": true}
@@ -37,7 +46,7 @@ var (
 		"x-wso2-throttling-tier", "x-throttling-tier", "x-wso2-disable-security", "x-wso2-auth-header", "x-wso2-cors",
 		"x-wso2-request-interceptor", "x-wso2-response-interceptor", "x-wso2-response-cache", "x-wso2-owner", "x-wso2-transports",
 		"x-wso2-mutual-ssl", "x-wso2-application-security", "x-wso2-label", "x-wso2-http2-backend-enabled",
-		"x-wso2-pass-request-payload-to-enforcer", "x-wso2-security", "x-wso2-api-key-header", "x-wso2-apikey-header", "x-wso2-schemas"}
+		"x-wso2-pass-request-payload-to-enforcer", "x-wso2-security", "x-wso2-api-key-header", "x-wso2-apikey-header", "x-wso2-schemas", "x-wso2-all-scopes"}
 	operationExtensions = []string{"x-wso2-production-endpoints", "x-wso2-sandbox-endpoints", "x-wso2-throttling-tier", "x-throttling-tier",
 		"x-wso2-disable-security", "x-wso2-request-interceptor", "x-wso2-response-interceptor", "x-wso2-response-cache", "x-auth-type",
 		"x-scopes", "x-scope", "x-mediation-script", "x-uri-mapping", "x-amzn-resource-name", "x-wso2-application-security", "x-wso2-mutual-ssl"}
@@ -75,6 +84,7 @@ func (b *builder) build() *definition.API {
 	b.apiSettings()
 	b.apiEndpoints()
 	b.operations()
+	b.certificates()
 	b.deployment()
 	b.checkEndpoints()
 	b.unsupported()
@@ -506,7 +516,7 @@ func (b *builder) deployment() {
 		}
 		v.Production = b.override(base.Production, g.override.Production, "productionEndpoint of "+g.environment)
 		v.Sandbox = b.override(base.Sandbox, g.override.Sandbox, "sandboxEndpoint of "+g.environment)
-		v.Hosts, v.Environments = places(g.deployments)
+		v.Hosts, v.Environments = exposed(g.deployments)
 		for _, host := range hostsOr(v.Hosts, "") {
 			if other := owner[host]; other != nil {
 				b.report.add(Fault{File: b.name, Key: "environments " + other.environment + " and " + g.environment, Value: host,
@@ -518,9 +528,9 @@ func (b *builder) deployment() {
 	}
 }
 
-// places are the hosts and environments of deployments. One without a host, the default of its environment, means every
+// exposed returns the hosts and environments of deployments. One without a host, the default of its environment, means every
 // host.
-func places(deployments []Deployment) (hosts, environments []string) {
+func exposed(deployments []Deployment) (hosts, environments []string) {
 	every := false
 	for _, d := range deployments {
 		if d.Environment != "" && !slices.Contains(environments, d.Environment) {

@@ -8,9 +8,80 @@ import (
 	"gatehouse/proxy/definition"
 )
 
+// scheme is what a security scheme of the document stands for; header and query are where an API key comes in.
+type scheme struct {
+	kind          definition.Credential
+	header, query string
+}
+
+// Kinds that no gateway setting makes checkable.
+const (
+	keyInCookie = definition.Credential("api_key in a cookie")
+	severalKeys = definition.Credential("several API keys at once")
+)
+
+// defaultKeyName is where API keys come when a definition says only that they do.
+const defaultKeyName = "apikey"
+
+// keyScheme reads where an API key comes in.
+func keyScheme(s value) scheme {
+	name, in := s.get("name"), s.get("in")
+	k := scheme{kind: definition.APIKey}
+	switch strings.ToLower(in.text()) {
+	case "header":
+		k.header = or(header(name), defaultKeyName)
+	case "query":
+		k.query = or(name.text(), defaultKeyName)
+	case "cookie":
+		k.kind = keyInCookie
+	default:
+		if !in.exists() {
+			s.missing("in", "write header or query", "the scheme does not say where the API key comes in")
+		} else {
+			in.fault("write header or query", "is no place of an API key")
+		}
+	}
+	return k
+}
+
+// places are the fields and parameters of API keys.
+type places struct{ headers, queries []string }
+
+func (p *places) add(s scheme) {
+	if s.header != "" && !slices.ContainsFunc(p.headers, func(h string) bool { return strings.EqualFold(h, s.header) }) {
+		p.headers = append(p.headers, s.header)
+	}
+	if s.query != "" && !slices.Contains(p.queries, s.query) {
+		p.queries = append(p.queries, s.query)
+	}
+}
+
+// keyPlaces adds to what an operation's own requirement names the places that hold without it: those that the document
+// declares, and the ones of the API Manager's gateways where api.yaml asks for API keys.
+func (b *builder) keyPlaces(own places) places {
+	if len(own.headers) > 0 || len(own.queries) > 0 {
+		if b.keysOfMeta {
+			own.add(b.defaultPlaces)
+		}
+		return own
+	}
+	names := make([]string, 0, len(b.schemes))
+	for name := range b.schemes {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		own.add(b.schemes[name])
+	}
+	if b.keysOfMeta || len(own.headers) == 0 && len(own.queries) == 0 {
+		own.add(b.defaultPlaces)
+	}
+	return own
+}
+
 // securitySchemes reads which kind of credential each scheme of the document stands for.
 func (b *builder) securitySchemes() {
-	b.schemes = make(map[string]definition.Credential)
+	b.schemes = make(map[string]scheme)
 	for _, all := range [2]value{b.spec.get("components").get("securitySchemes"), b.spec.get("securityDefinitions")} {
 		all.each(func(m value) {
 			s := m
@@ -21,21 +92,21 @@ func (b *builder) securitySchemes() {
 			}
 			switch strings.ToLower(s.get("type").text()) {
 			case "oauth2", "openidconnect":
-				b.schemes[m.key] = definition.OAuth2
+				b.schemes[m.key] = scheme{kind: definition.OAuth2}
 			case "apikey":
-				b.schemes[m.key] = definition.APIKey
+				b.schemes[m.key] = keyScheme(s)
 			case "basic":
-				b.schemes[m.key] = definition.Basic
+				b.schemes[m.key] = scheme{kind: definition.Basic}
 			case "mutualtls":
-				b.schemes[m.key] = definition.MutualTLS
+				b.schemes[m.key] = scheme{kind: definition.MutualTLS}
 			case "http":
 				switch strings.ToLower(s.get("scheme").text()) {
 				case "basic":
-					b.schemes[m.key] = definition.Basic
+					b.schemes[m.key] = scheme{kind: definition.Basic}
 				case "bearer":
-					b.schemes[m.key] = definition.OAuth2
+					b.schemes[m.key] = scheme{kind: definition.OAuth2}
 				default:
-					b.schemes[m.key] = definition.Credential("http " + short(s.get("scheme").text()))
+					b.schemes[m.key] = scheme{kind: definition.Credential("http " + short(s.get("scheme").text()))}
 				}
 			default:
 				m.fault("write oauth2, openIdConnect, http, apiKey or mutualTLS as its type", "is no security scheme")
@@ -75,8 +146,15 @@ func (b *builder) reference(ref value) value {
 // apiSecurity reads what api.yaml or the extensions of the API ask for.
 func (b *builder) apiSecurity() {
 	b.disabled = b.spec.get("x-wso2-disable-security")
+	b.api.AllScopes = b.spec.get("x-wso2-all-scopes").boolean(false)
+	b.defaultPlaces = scheme{header: defaultKeyName, query: defaultKeyName}
+	for _, h := range [...]value{b.spec.get("x-wso2-api-key-header", "x-wso2-apikey-header"), b.meta.fold("apiKeyHeader")} {
+		if name := header(h); name != "" {
+			b.defaultPlaces.header = name
+		}
+	}
 	if app := b.spec.get("x-wso2-application-security"); app.exists() || b.spec.get("x-wso2-mutual-ssl").exists() {
-		b.metaSecurity = b.extensionSecurity(app, b.spec.get("x-wso2-mutual-ssl"))
+		b.metaSecurity, b.certified = b.extensionSecurity(app, b.spec.get("x-wso2-mutual-ssl"))
 	}
 	list := b.meta.fold("securityScheme")
 	if !list.exists() {
@@ -108,11 +186,13 @@ func (b *builder) apiSecurity() {
 			}
 		}
 	}
-	b.metaSecurity = combine(kinds, mutual, mutualMandatory, appMandatory || !mutual)
+	b.metaSecurity, b.certified = combine(kinds, mutual, mutualMandatory, appMandatory || !mutual), false
+	b.keysOfMeta = slices.Contains(kinds, definition.APIKey)
 }
 
-// extensionSecurity reads x-wso2-application-security and x-wso2-mutual-ssl.
-func (b *builder) extensionSecurity(app, mutual value) [][]definition.Credential {
+// extensionSecurity reads x-wso2-application-security and x-wso2-mutual-ssl. Where the former names no kinds, the
+// alternatives are nil and those of the security requirement hold; certified says that each wants a certificate on top.
+func (b *builder) extensionSecurity(app, mutual value) (alternatives [][]definition.Credential, certified bool) {
 	var kinds []definition.Credential
 	optional := false
 	if app.exists() {
@@ -145,13 +225,29 @@ func (b *builder) extensionSecurity(app, mutual value) [][]definition.Credential
 	if app.exists() && optional && !has {
 		b.api.SecurityOptional = true
 	}
+	if len(kinds) == 0 && !optional {
+		return nil, mandatory
+	}
 	if len(kinds) == 0 && !has {
-		return nil
+		return nil, false
 	}
 	if len(kinds) == 0 {
 		kinds = []definition.Credential{definition.OAuth2}
 	}
-	return combine(kinds, has, mandatory, !optional)
+	return combine(kinds, has, mandatory, !optional), false
+}
+
+// withCertificate puts the certificate of mandatory mutual TLS on top of each alternative.
+func withCertificate(alternatives [][]definition.Credential) [][]definition.Credential {
+	if len(alternatives) == 0 {
+		alternatives = [][]definition.Credential{{definition.OAuth2}}
+	}
+	out := make([][]definition.Credential, 0, len(alternatives))
+	for _, alt := range alternatives {
+		with := append([]definition.Credential{definition.MutualTLS}, slices.DeleteFunc(slices.Clone(alt), func(k definition.Credential) bool { return k == definition.MutualTLS })...)
+		out = append(out, with)
+	}
+	return out
 }
 
 // combine makes the alternatives: with mandatory mutual TLS each other kind comes on top of the certificate, with an
@@ -177,18 +273,21 @@ func combine(kinds []definition.Credential, mutual, mutualMandatory, appMandator
 	return out
 }
 
-// requirement reads a security requirement: its alternatives, and the scopes that OAuth2 schemes name.
-func (b *builder) requirement(v value) (alternatives [][]definition.Credential, scopes []string) {
+// requirement reads a security requirement: its alternatives, the scopes that OAuth2 schemes name, and where API keys
+// come in.
+func (b *builder) requirement(v value) (alternatives [][]definition.Credential, scopes []string, keys places) {
 	for _, alt := range v.items() {
 		if !alt.isMap() {
 			alt.fault("write - scheme: [scopes]", "is no security requirement")
 			continue
 		}
 		var kinds []definition.Credential
+		var first *scheme // of an API key
 		empty := true
 		alt.each(func(m value) {
 			empty = false
-			kind, known := b.schemes[m.key]
+			s, known := b.schemes[m.key]
+			kind := s.kind
 			if !known {
 				if m.key != "default" { // what the API Manager writes without always defining it
 					names := make([]string, 0, len(b.schemes))
@@ -207,6 +306,13 @@ func (b *builder) requirement(v value) (alternatives [][]definition.Credential, 
 					}
 				}
 			}
+			if kind == definition.APIKey {
+				if first != nil && *first != s {
+					kind = severalKeys
+				}
+				first = &s
+				keys.add(s)
+			}
 			if !slices.Contains(kinds, kind) {
 				kinds = append(kinds, kind)
 			}
@@ -223,7 +329,7 @@ func (b *builder) requirement(v value) (alternatives [][]definition.Credential, 
 	if v.isList() && len(v.items()) == 0 {
 		v.note("an empty list does not open the operation; x-wso2-disable-security: true does")
 	}
-	return alternatives, scopes
+	return alternatives, scopes, keys
 }
 
 // secure settles who may call an operation.
@@ -232,7 +338,7 @@ func (b *builder) secure(op *definition.Operation, v value) {
 	if !require.exists() {
 		require = b.spec.get("security")
 	}
-	alternatives, scopes := b.requirement(require)
+	alternatives, scopes, keys := b.requirement(require)
 	if len(scopes) == 0 {
 		for _, key := range [2]string{"x-scopes", "x-scope"} {
 			for _, s := range v.get(key).items() {
@@ -248,10 +354,17 @@ func (b *builder) secure(op *definition.Operation, v value) {
 	if b.metaSecurity != nil {
 		alternatives = b.metaSecurity
 	}
+	if b.certified {
+		alternatives = withCertificate(alternatives)
+	}
 	if app := v.get("x-wso2-application-security"); app.exists() || v.get("x-wso2-mutual-ssl").exists() {
 		optional := b.api.SecurityOptional
-		if own := b.extensionSecurity(app, v.get("x-wso2-mutual-ssl")); own != nil {
+		own, certified := b.extensionSecurity(app, v.get("x-wso2-mutual-ssl"))
+		if own != nil {
 			alternatives = own
+		}
+		if certified {
+			alternatives = withCertificate(alternatives)
 		}
 		if b.api.SecurityOptional && !optional {
 			b.api.SecurityOptional = false
@@ -267,7 +380,7 @@ func (b *builder) secure(op *definition.Operation, v value) {
 	default:
 		auth.fault("write None, Any, Application, Application User or Application & Application User", "is no authentication type")
 	}
-	how := security{alternatives: alternatives}
+	how := security{alternatives: alternatives, keys: keys}
 	d := v.get("x-wso2-disable-security")
 	if !d.exists() {
 		d = b.disabled
@@ -281,11 +394,13 @@ func (b *builder) secure(op *definition.Operation, v value) {
 // security is what is known of an operation until everything is read.
 type security struct {
 	alternatives [][]definition.Credential
-	fixed        bool // x-wso2-disable-security decided, which stands above authentication types
+	keys         places // of API keys, as the requirement names them
+	fixed        bool   // x-wso2-disable-security decided, which stands above authentication types
 }
 
 // settle writes the alternatives into the operation, and why none of them can be satisfied.
-func (b *builder) settle(op *definition.Operation, alternatives [][]definition.Credential) {
+func (b *builder) settle(op *definition.Operation, how security) {
+	alternatives := how.alternatives
 	op.Unsecured = op.Unsecured || b.prototyped
 	if op.Unsecured {
 		op.Scopes = nil
@@ -295,6 +410,10 @@ func (b *builder) settle(op *definition.Operation, alternatives [][]definition.C
 		return
 	}
 	op.Security = alternatives
+	if slices.ContainsFunc(alternatives, func(alt []definition.Credential) bool { return slices.Contains(alt, definition.APIKey) }) {
+		keys := b.keyPlaces(how.keys)
+		op.APIKeyHeaders, op.APIKeyQueries = keys.headers, keys.queries
+	}
 	for _, alt := range alternatives {
 		if !slices.ContainsFunc(alt, func(k definition.Credential) bool { return !slices.Contains(b.opts.supported(), k) }) {
 			return
@@ -308,7 +427,7 @@ func (b *builder) settle(op *definition.Operation, alternatives [][]definition.C
 		}
 		names = append(names, strings.Join(kinds, " with "))
 	}
-	op.Unavailable = "it asks for " + strings.Join(names, " or ") + ", which this release does not check"
+	op.Unavailable = "it asks for " + strings.Join(names, " or ") + ", which is not checked here"
 	b.report.note("some operations %s: every request to them is refused", strings.Replace(op.Unavailable, "it asks", "ask", 1))
 }
 
@@ -381,7 +500,7 @@ func (b *builder) operations() {
 		b.report.note("the API is a prototype: its operations need no credential")
 	}
 	for i := range b.api.Operations {
-		b.settle(&b.api.Operations[i], b.how[i].alternatives)
+		b.settle(&b.api.Operations[i], b.how[i])
 	}
 	if b.api.Type == "GRAPHQL" {
 		// Its operations are QUERY and MUTATION within one POST: without reading the query their scopes and tiers cannot be
@@ -461,7 +580,11 @@ func (b *builder) metaOperations(index map[string]int, same map[string]value) {
 			index[method+" "+text] = i
 			same[method+" "+shape] = it
 			b.api.Operations = append(b.api.Operations, definition.Operation{Template: text, Method: method})
-			b.how = append(b.how, security{b.metaSecurity, b.disabled.exists()})
+			how := security{alternatives: b.metaSecurity, fixed: b.disabled.exists()}
+			if b.certified {
+				how.alternatives = withCertificate(how.alternatives)
+			}
+			b.how = append(b.how, how)
 			b.api.Operations[i].Unsecured = b.disabled.boolean(false)
 		}
 		op := &b.api.Operations[i]

@@ -37,7 +37,7 @@ type Options struct {
 	// refuses them: whoever publishes an API in the API Manager must not be able to read the gateway's environment.
 	// For files on the gateway's own disk pass os.LookupEnv.
 	LookupEnv func(name string) (string, bool)
-	// Supported are the kinds of credential that the gateway can check; nil means OAuth2 access tokens alone.
+	// Supported are the kinds of credential that the gateway can check; nil means all that there are.
 	Supported []definition.Credential
 	// Origin is written into the definition. FromPath fills what is empty: kind "file", the path, the time of its last
 	// change.
@@ -52,7 +52,7 @@ type Override struct{ Production, Sandbox string }
 
 func (o *Options) supported() []definition.Credential {
 	if o.Supported == nil {
-		return []definition.Credential{definition.OAuth2}
+		return []definition.Credential{definition.OAuth2, definition.APIKey, definition.Basic, definition.MutualTLS}
 	}
 	return o.Supported
 }
@@ -250,7 +250,8 @@ func definitions(dir string) ([]string, error) {
 var wanted = []string{"api.yaml", "api.yml", "api.json", "definitions/swagger.yaml", "definitions/swagger.yml", "definitions/swagger.json",
 	"definitions/openapi.yaml", "definitions/openapi.yml", "definitions/openapi.json", "meta-information/swagger.yaml", "meta-information/swagger.json",
 	"deployment_environments.yaml", "deployment_environments.yml", "deployment_environments.json",
-	"endpoint_certificates.yaml", "endpoint_certificates.yml", "endpoint_certificates.json"}
+	"endpoint_certificates.yaml", "endpoint_certificates.yml", "endpoint_certificates.json",
+	"client_certificates.yaml", "client_certificates.yml", "client_certificates.json"}
 
 func isWanted(name string) bool {
 	name = "/" + strings.ToLower(name)
@@ -259,7 +260,21 @@ func isWanted(name string) bool {
 			return true
 		}
 	}
+	if dir, file, ok := cutLast(name); ok && (strings.HasSuffix(dir, "/client-certificates") || strings.HasSuffix(dir, "/meta-information")) {
+		switch path.Ext(file) {
+		case ".crt", ".pem", ".cer":
+			return true
+		}
+	}
 	return false
+}
+
+func cutLast(name string) (dir, file string, ok bool) {
+	i := strings.LastIndexByte(name, '/')
+	if i < 0 {
+		return "", name, false
+	}
+	return name[:i], name[i+1:], true
 }
 
 // unzip reads the files of a project that matter.
@@ -356,7 +371,7 @@ func pick(files map[string][]byte, names ...string) string {
 // fromFiles builds the definition of a project.
 func fromFiles(name string, files map[string][]byte, opts Options) (*definition.API, error) {
 	r := &report{name: name}
-	b := &builder{opts: opts, report: r, name: name}
+	b := &builder{opts: opts, report: r, name: name, files: files}
 	where := func(f string) string { return strings.TrimSuffix(name, "/") + "/" + f }
 	metaFile := pick(files, "api.yaml", "api.yml", "api.json")
 	specFile := pick(files, "definitions/swagger.yaml", "definitions/swagger.yml", "definitions/swagger.json",
@@ -403,6 +418,12 @@ func fromFiles(name string, files map[string][]byte, opts Options) (*definition.
 	if f := pick(files, "endpoint_certificates.yaml", "endpoint_certificates.yml", "endpoint_certificates.json"); f != "" {
 		if doc, ok := parse(where(f), files[f], r); ok && len(doc.top().get("data").items()) > 0 {
 			doc.top().get("data").note("certificates of endpoints have no effect here; put their authority into ca_file of [upstream.tls]")
+		}
+	}
+	if f := pick(files, "client_certificates.yaml", "client_certificates.yml", "client_certificates.json"); f != "" {
+		if doc, ok := parse(where(f), files[f], r); ok {
+			b.clients, b.clientFiles = doc.top().get("data"), beside(files, f)
+			b.where = where
 		}
 	}
 	if !readable {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,6 +35,9 @@ func TestSecurityOfAnOperation(t *testing.T) {
     bearer: {type: http, scheme: bearer}
     basic: {type: http, scheme: Basic}
     key: {type: apiKey, in: header, name: K}
+    other: {type: apiKey, in: query, name: q}
+    cookie: {type: apiKey, in: cookie, name: c}
+    digest: {type: http, scheme: digest}
     tls: {type: mutualTLS}
     alias: {$ref: "#/components/securitySchemes/oauth"}
 `
@@ -53,10 +57,29 @@ func TestSecurityOfAnOperation(t *testing.T) {
 		{"the scheme default need not be defined", "", "security: [{default: [a]}]", definition.Operation{Scopes: []string{"a"}}, false},
 		{"scopes by x-scope", "", `x-scope: "a, b"`, definition.Operation{Scopes: []string{"a", "b"}}, false},
 		{"x-scopes behind security", "", "security: [{oauth: [a]}], x-scopes: [b]", definition.Operation{Scopes: []string{"a"}}, false},
-		{"key or token", "", "security: [{key: []}, {oauth: [a]}]", definition.Operation{Scopes: []string{"a"}, Security: [][]C{{"api_key"}, {"oauth2"}}}, false},
-		{"key alone is refused", "", "security: [{key: []}]", definition.Operation{Security: [][]C{{"api_key"}}, Unavailable: "it asks for api_key, which this release does not check"}, false},
-		{"key and token together are refused", "", "security: [{key: [], oauth: [a]}]",
-			definition.Operation{Scopes: []string{"a"}, Security: [][]C{{"api_key", "oauth2"}}, Unavailable: "it asks for api_key with oauth2, which this release does not check"}, false},
+		{"key or token", "", "security: [{key: []}, {oauth: [a]}]", definition.Operation{Scopes: []string{"a"}, Security: [][]C{{"api_key"}, {"oauth2"}}, APIKeyHeaders: []string{"K"}}, false},
+		{"key alone", "", "security: [{key: []}]", definition.Operation{Security: [][]C{{"api_key"}}, APIKeyHeaders: []string{"K"}}, false},
+		{"key in either place", "", "security: [{key: []}, {other: []}]",
+			definition.Operation{Security: [][]C{{"api_key"}}, APIKeyHeaders: []string{"K"}, APIKeyQueries: []string{"q"}}, false},
+		{"key and token together", "", "security: [{key: [], oauth: [a]}]",
+			definition.Operation{Scopes: []string{"a"}, Security: [][]C{{"api_key", "oauth2"}}, APIKeyHeaders: []string{"K"}}, false},
+		{"two keys together cannot be checked", "", "security: [{key: [], other: []}]",
+			definition.Operation{Security: [][]C{{"api_key", "several API keys at once"}}, APIKeyHeaders: []string{"K"}, APIKeyQueries: []string{"q"},
+				Unavailable: "it asks for api_key with several API keys at once, which is not checked here"}, false},
+		{"a key in a cookie cannot be checked", "", "security: [{cookie: []}]",
+			definition.Operation{Security: [][]C{{"api_key in a cookie"}}, Unavailable: "it asks for api_key in a cookie, which is not checked here"}, false},
+		{"digest cannot be checked", "", "security: [{digest: []}]",
+			definition.Operation{Security: [][]C{{"http digest"}}, Unavailable: "it asks for http digest, which is not checked here"}, false},
+		{"digest or a token", "", "security: [{digest: []}, {oauth: []}]", definition.Operation{Security: [][]C{{"http digest"}, {"oauth2"}}}, false},
+		{"certificate with a user, or a token", "", "security: [{tls: [], basic: []}, {oauth: [a]}]",
+			definition.Operation{Scopes: []string{"a"}, Security: [][]C{{"basic_auth", "mutualssl"}, {"oauth2"}}}, false},
+		{"keys by the extension alone", "x-wso2-application-security: {security-types: [api_key]}\n", "",
+			definition.Operation{Security: [][]C{{"api_key"}}, APIKeyHeaders: []string{"K"}, APIKeyQueries: []string{"q"}}, false},
+		{"keys by the extension, in the place of the requirement", "x-wso2-application-security: {security-types: [api_key]}\n", "security: [{key: []}]",
+			definition.Operation{Security: [][]C{{"api_key"}}, APIKeyHeaders: []string{"K"}}, false},
+		{"mandatory mutual TLS on top of the requirement", "x-wso2-mutual-ssl: mandatory\n", "security: [{key: []}, {oauth: [a]}]",
+			definition.Operation{Scopes: []string{"a"}, Security: [][]C{{"mutualssl", "api_key"}, {"mutualssl", "oauth2"}}, APIKeyHeaders: []string{"K"}}, false},
+		{"mandatory mutual TLS of one operation", "", "x-wso2-mutual-ssl: mandatory", definition.Operation{Security: [][]C{{"mutualssl", "oauth2"}}}, false},
 		{"an empty requirement opens nothing", "", "security: [{}]", definition.Operation{}, false},
 		{"no requirement opens nothing", "security: [{oauth: [a]}]\n", "security: []", definition.Operation{}, false},
 		{"None opens", "security: [{oauth: [a]}]\n", "x-auth-type: None", definition.Operation{Unsecured: true}, false},
@@ -67,10 +90,12 @@ func TestSecurityOfAnOperation(t *testing.T) {
 		{"application security", "x-wso2-application-security: {security-types: [oauth2, basic_auth]}\n", "", definition.Operation{Security: [][]C{{"oauth2"}, {"basic_auth"}}}, false},
 		{"optional application security", "x-wso2-application-security: {security-types: [oauth2], optional: true}\n", "", definition.Operation{}, true},
 		{"mandatory mutual TLS on top", "x-wso2-application-security: {security-types: [oauth2]}\nx-wso2-mutual-ssl: mandatory\n", "",
-			definition.Operation{Security: [][]C{{"mutualssl", "oauth2"}}, Unavailable: "it asks for mutualssl with oauth2, which this release does not check"}, false},
+			definition.Operation{Security: [][]C{{"mutualssl", "oauth2"}}}, false},
 		{"optional mutual TLS", "x-wso2-application-security: {security-types: [oauth2]}\nx-wso2-mutual-ssl: optional\n", "", definition.Operation{}, false},
 		{"mutual TLS with optional credential", "x-wso2-application-security: {security-types: [oauth2], optional: true}\nx-wso2-mutual-ssl: mandatory\n", "",
-			definition.Operation{Security: [][]C{{"mutualssl"}}, Unavailable: "it asks for mutualssl, which this release does not check"}, false},
+			definition.Operation{Security: [][]C{{"mutualssl"}}}, false},
+		{"optional mutual TLS with optional credential", "x-wso2-application-security: {security-types: [oauth2], optional: true}\nx-wso2-mutual-ssl: optional\n", "",
+			definition.Operation{Security: [][]C{{"mutualssl"}, {"oauth2"}}}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			api := read(t, Options{}, endpoint+schemes+tc.api+"paths: {/: {get: {"+tc.op+"}}}\n")
@@ -86,10 +111,19 @@ func TestSecurityOfAnOperation(t *testing.T) {
 			}
 		})
 	}
-	t.Run("more kinds can be checked", func(t *testing.T) {
-		api := read(t, Options{Supported: []definition.Credential{definition.OAuth2, definition.APIKey}}, endpoint+schemes+"paths: {/: {get: {security: [{key: []}]}}}\n")
-		if api.Operations[0].Unavailable != "" {
-			t.Errorf("unavailable: %q", api.Operations[0].Unavailable)
+	t.Run("fewer kinds can be checked", func(t *testing.T) {
+		api := read(t, Options{Supported: []definition.Credential{definition.OAuth2}}, endpoint+schemes+"paths: {/: {get: {security: [{key: []}]}}}\n")
+		if want := "it asks for api_key, which is not checked here"; api.Operations[0].Unavailable != want {
+			t.Errorf("unavailable: %q, want %q", api.Operations[0].Unavailable, want)
+		}
+	})
+	t.Run("keys where nothing is declared", func(t *testing.T) {
+		for extra, want := range map[string][]string{"": {"apikey"}, "x-wso2-api-key-header: X-Key\n": {"X-Key"}} {
+			api := read(t, Options{}, endpoint+extra+"x-wso2-application-security: {security-types: [api_key]}\npaths: {/: {get: {}}}\n")
+			o := api.Operations[0]
+			if !slices.Equal(o.APIKeyHeaders, want) || !slices.Equal(o.APIKeyQueries, []string{"apikey"}) {
+				t.Errorf("%q: %q and %q", extra, o.APIKeyHeaders, o.APIKeyQueries)
+			}
 		}
 	})
 }
@@ -140,7 +174,13 @@ func TestProjectRules(t *testing.T) {
 		}, []string{"POST /b T", "GET /a "}},
 		{"key managers", "  keyManagers: [A, B]\n", "", Options{}, func(a *definition.API) any { return a.KeyManagers }, []string{"A", "B"}},
 		{"every key manager", "  keyManagers: [ALL]\n", "", Options{}, func(a *definition.API) any { return a.KeyManagers }, []string(nil)},
-		{"key alone is refused", "  securityScheme: [api_key, oauth_basic_auth_api_key_mandatory]\n", "", Options{}, func(a *definition.API) any { return a.Operations[0].Unavailable }, "it asks for api_key, which this release does not check"},
+		{"key alone", "  securityScheme: [api_key, oauth_basic_auth_api_key_mandatory]\n", "", Options{}, func(a *definition.API) any {
+			return []any{a.Operations[0].Security, a.Operations[0].APIKeyHeaders, a.Operations[0].APIKeyQueries}
+		}, []any{[][]C{{"api_key"}}, []string{"apikey"}, []string{"apikey"}}},
+		{"keys in a field of the API's own", "  securityScheme: [api_key]\n  apiKeyHeader: X-Key\n", "", Options{}, func(a *definition.API) any { return a.Operations[0].APIKeyHeaders }, []string{"X-Key"}},
+		{"every combination of application kinds", "  securityScheme: [oauth2, basic_auth, api_key, oauth_basic_auth_api_key_mandatory]\n", "", Options{}, func(a *definition.API) any { return a.Operations[0].Security }, [][]C{{"oauth2"}, {"basic_auth"}, {"api_key"}}},
+		{"mandatory mutual TLS with any of them", "  securityScheme: [mutualssl, mutualssl_mandatory, oauth2, basic_auth, oauth_basic_auth_api_key_mandatory]\n", "", Options{}, func(a *definition.API) any { return a.Operations[0].Security }, [][]C{{"mutualssl", "oauth2"}, {"mutualssl", "basic_auth"}}},
+		{"optional mutual TLS beside a mandatory token", "  securityScheme: [mutualssl, oauth2, oauth_basic_auth_api_key_mandatory]\n", "", Options{}, func(a *definition.API) any { return a.Operations[0].Security }, [][]C(nil)},
 		{"mandatory mutual TLS with token", "  securityScheme: [oauth2, mutualssl, mutualssl_mandatory, oauth_basic_auth_api_key_mandatory]\n", "", Options{}, func(a *definition.API) any { return a.Operations[0].Security }, [][]C{{"mutualssl", "oauth2"}}},
 		{"either mutual TLS or token", "  securityScheme: [oauth2, mutualssl]\n", "", Options{}, func(a *definition.API) any { return a.Operations[0].Security }, [][]C{{"mutualssl"}, {"oauth2"}}},
 		{"mandatory mutual TLS alone", "  securityScheme: [oauth2, mutualssl, mutualssl_mandatory]\n", "", Options{}, func(a *definition.API) any { return a.Operations[0].Security }, [][]C{{"mutualssl"}}},
@@ -299,6 +339,7 @@ func TestCheckPath(t *testing.T) {
 	want := []string{
 		"testdata/good/BooksGraph-1.0.0: BooksGraph 1.0.0, 2 operations, 0 faults",
 		"testdata/good/News-2.1-tenant: News 2.1, 1 operations, 0 faults",
+		"testdata/good/Partners-1.0.0: Partners 1.0.0, 2 operations, 0 faults",
 		"testdata/good/PizzaOrders-1.0.0: PizzaOrders 1.0.0, 3 operations, 0 faults",
 		"testdata/good/WeatherInfo-v2: WeatherInfo v2, 2 operations, 0 faults",
 		"testdata/good/petstore.yaml: PetStore 1.0.5, 7 operations, 0 faults",

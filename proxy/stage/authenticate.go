@@ -123,29 +123,52 @@ type attempt struct {
 	failed kinds
 }
 
+// scheme is how the credential field begins where an access token stands in it.
+const scheme = "Bearer "
+
 func (s *authenticate) Run(x *pipeline.Exchange) *pipeline.Refusal {
+	if s.plain {
+		// Nearly every request: one token, and nothing else is looked for.
+		o := &x.Offer
+		if lines := x.Header.Values(x.Route.AuthHeader); len(lines) == 1 && !o.Again {
+			if l := lines[0]; len(l) > len(scheme) && l[:len(scheme)] == scheme && l[len(scheme)] != ' ' && oneWord(l[len(scheme):]) {
+				o.Scheme, o.Credential = pipeline.BearerScheme, l[len(scheme):]
+				return s.token(x)
+			}
+		}
+	}
 	have, refusal := s.collect(x)
 	if refusal != nil {
 		return refusal
 	}
 	if s.plain && have == bearer {
-		o := s.bearer(x)
-		if o.err == nil && o.token != nil {
-			s.admit(x, o)
-			return nil
-		}
-		if refusal = s.console(x); refusal != nil {
-			return refusal
-		}
-		if x.Offer.Internal != "" {
-			if o := s.key(x, x.Offer.Internal, true); o.err == nil && o.token != nil {
-				s.admit(x, o)
-				return nil
-			}
-		}
-		return s.refuse(x, bearer, o.err)
+		return s.token(x)
 	}
 	return s.evaluate(x, have)
+}
+
+// token judges a request to a resource that asks for an access token alone, and that has one.
+func (s *authenticate) token(x *pipeline.Exchange) *pipeline.Refusal {
+	token, cached, err := s.bearer(x)
+	if err == nil && token != nil {
+		s.admit(x, token, cached)
+		return nil
+	}
+	if refusal := s.console(x); refusal != nil {
+		return refusal
+	}
+	if x.Offer.Internal != "" {
+		if token, cached, wrong := s.key(x, x.Offer.Internal, true); wrong == nil && token != nil {
+			s.admit(x, token, cached)
+			return nil
+		}
+	}
+	return s.refuse(x, bearer, err)
+}
+
+// oneWord says that a token has no blank in it, as when a proxy has put two fields into one.
+func oneWord(token string) bool {
+	return strings.IndexByte(token, ' ') < 0 && strings.IndexByte(token, '\t') < 0
 }
 
 // evaluate looks for an alternative that what came satisfies.
@@ -199,7 +222,8 @@ func (a *attempt) satisfied(alternative kinds) bool {
 	// Who calls is said by the credential of the application, where there is one beside the certificate.
 	for _, k := range [...]kinds{bearer, internal, key, basic, certificate} {
 		if alternative&k != 0 {
-			a.s.admit(a.x, a.outcomes[index(k)])
+			o := &a.outcomes[index(k)]
+			a.s.admit(a.x, o.token, o.cached)
 			break
 		}
 	}
@@ -290,7 +314,7 @@ func (s *authenticate) field(x *pipeline.Exchange) *pipeline.Refusal {
 		if o.Credential == "" {
 			return x.Refuse(pipeline.StepAuthenticate, invalid("the bearer token is empty"), "the bearer token is empty")
 		}
-		if strings.IndexByte(o.Credential, ' ') >= 0 || strings.IndexByte(o.Credential, '\t') >= 0 {
+		if !oneWord(o.Credential) {
 			return x.Refuse(pipeline.StepAuthenticate, invalid("the bearer token is not one word"), "the bearer token is not one word")
 		}
 	case strings.EqualFold(scheme, "Basic"):
@@ -351,11 +375,11 @@ func (s *authenticate) referer(x *pipeline.Exchange) {
 func (s *authenticate) check(x *pipeline.Exchange, k kinds) (o outcome) {
 	switch k {
 	case bearer:
-		return s.bearer(x)
+		o.token, o.cached, o.err = s.bearer(x)
 	case key:
-		return s.key(x, x.Offer.Key, false)
+		o.token, o.cached, o.err = s.key(x, x.Offer.Key, false)
 	case internal:
-		return s.key(x, x.Offer.Internal, true)
+		o.token, o.cached, o.err = s.key(x, x.Offer.Internal, true)
 	case basic:
 		user, password, problem := basicCredential(x.Offer.Credential)
 		if problem != nil {
@@ -382,34 +406,32 @@ func certificateKey(a *definition.API) string {
 	return a.Context + ":" + a.Version
 }
 
-func (s *authenticate) bearer(x *pipeline.Exchange) (o outcome) {
+func (s *authenticate) bearer(x *pipeline.Exchange) (t *keymanager.Token, cached bool, err error) {
 	r := x.Route
-	o.token, o.cached, o.err = s.d.Authenticator.Authenticate(x.Context, keymanager.Credential{Bearer: x.Offer.Credential, Allowed: r.API.KeyManagers, Tenant: r.Tenant})
-	if t := o.token; o.err == nil && t != nil && t.BoundTo != "" {
+	t, cached, err = s.d.Authenticator.Authenticate(x.Context, keymanager.Credential{Bearer: x.Offer.Credential, Allowed: r.API.KeyManagers, Tenant: r.Tenant})
+	if err == nil && t != nil && t.BoundTo != "" {
 		c, _ := x.Certificate() // one that cannot be read is none
 		if t.BoundTo != thumbprint(c.Leaf) {
-			o.err = &keymanager.Refusal{
+			return nil, false, &keymanager.Refusal{
 				Check: keymanager.CheckBound, KeyManager: t.KeyManager, Issuer: t.Issuer, Origin: t.Origin,
 				Detail: "the token is bound to a client certificate that did not come with it",
 			}
 		}
 	}
-	return o
+	return t, cached, err
 }
 
-func (s *authenticate) key(x *pipeline.Exchange, value string, console bool) (o outcome) {
+func (s *authenticate) key(x *pipeline.Exchange, value string, console bool) (*keymanager.Token, bool, error) {
 	a := x.Route.API
-	o.token, o.cached, o.err = s.d.APIKeys.AuthenticateKey(x.Context, keymanager.KeyOffer{
+	return s.d.APIKeys.AuthenticateKey(x.Context, keymanager.KeyOffer{
 		Value: value, Internal: console, Tenant: x.Route.Tenant, APIUUID: a.UUID, APIName: a.Name, APIVersion: a.Version, APIContext: a.Context,
 		ClientIP: x.ClientIP, Referer: x.Offer.Referer,
 	})
-	return o
 }
 
 // admit notes who calls.
-func (s *authenticate) admit(x *pipeline.Exchange, o outcome) {
-	token := o.token
-	x.Token, x.Cached = token, o.cached
+func (s *authenticate) admit(x *pipeline.Exchange, token *keymanager.Token, cached bool) {
+	x.Token, x.Cached = token, cached
 	x.Note(pipeline.StepAuthenticate, pipeline.OK)
 	x.StripCredential = true
 	t := &x.Throttle
