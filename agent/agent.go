@@ -19,6 +19,7 @@ import (
 	"gatehouse/agent/config"
 	"gatehouse/agent/sync"
 	"gatehouse/agent/telemetry"
+	"gatehouse/keymanager/backendjwt"
 	"gatehouse/proxy"
 )
 
@@ -38,6 +39,9 @@ type Options struct {
 	// AccessLog takes one JSON line per request; nil means none.
 	AccessLog io.Writer
 	Version   string
+	// KeyPublishLead is how long a new key of backend JWTs is published before it signs, and how long backends may keep the
+	// key set; 0 means 5 min.
+	KeyPublishLead time.Duration
 }
 
 // Agent is a gateway. Make it with New, then Run it once.
@@ -56,6 +60,8 @@ type Agent struct {
 	folder  *artifact.Folder // nil: no folder of definitions
 	admin   *admin.Server
 	feed    admin.Feed
+
+	backendJWT *backendjwt.Generator // nil: backends get none
 
 	adminListener net.Listener
 	watcher       *config.Watcher
@@ -78,7 +84,7 @@ func New(opts Options) (_ *Agent, err error) {
 			a.Close()
 		}
 	}()
-	for _, step := range []func() error{a.buildPeers, a.buildDomains, a.buildEngine, a.buildProxy, a.buildAdmin, a.buildWatcher} {
+	for _, step := range []func() error{a.buildPeers, a.buildDomains, a.buildEngine, a.buildBackendJWT, a.buildProxy, a.buildAdmin, a.buildWatcher} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -138,6 +144,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.watchHealth(show) })
 	if a.folder != nil {
 		group.Go(func() error { return a.watchFolder(keepInStep) })
+	}
+	if a.backendJWT != nil {
+		group.Go(func() error { return a.backendJWT.Run(keepInStep) })
 	}
 	if a.watcher != nil {
 		group.Go(func() error { return expected(a.watcher.Run(keepInStep)) })

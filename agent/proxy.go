@@ -58,10 +58,7 @@ func (a *Agent) buildProxy() error {
 	if a.deniesStale() {
 		opts.Domains.Stale = a.staleNow
 	}
-	if cfg.APIM.JWT.Enable {
-		// Backends believe it to be the gateway's word.
-		opts.DropHeaders = []string{cfg.APIM.JWT.Header}
-	}
+	a.proxyBackendJWT(&opts)
 	for _, p := range cfg.Listener.TrustedProxies {
 		opts.TrustedProxies = append(opts.TrustedProxies, p.String())
 	}

@@ -62,6 +62,7 @@ func (a *Agent) reloaded(r config.Reloaded) {
 			stays(log, r, &keyError{"upstream.tls.ca_file", err}, "the defaults of [upstream] stay as they were")
 		}
 	}
+	a.reloadBackendJWT(r)
 	for _, p := range []*peers{a.hub, a.trafficManagers} {
 		if slices.Contains(r.Files, string(p.file)) {
 			if err := p.load(); err != nil {

@@ -85,6 +85,8 @@ type requestBody struct {
 	// trailer is what the client's engine fills at the end; secrets are the fields of credentials.
 	trailer http.Header
 	secrets []string
+	// forged are the fields that only the gateway may send.
+	forged []string
 	// over is what ended the body. The upload asks once more after the last byte: by then the backend may have answered and
 	// net/http have closed the body, and its error would end the exchange with the backend in the middle of the answer.
 	over error
@@ -111,6 +113,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.setDeadline(false) // what is read from here on is not the body
 	}
 	if err == io.EOF {
+		dropForged(b.trailer, b.forged)
 		for k := range b.trailer {
 			if !fitsTrailer(k) || slices.Contains(b.secrets, k) {
 				delete(b.trailer, k)
@@ -231,6 +234,11 @@ func (p *Proxy) serve(s *state, w http.ResponseWriter, r *http.Request) (abort b
 	if raw == "/health" && !p.opts.NoHealth && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 		p.boundRest(w, r)
 		p.health(w, s)
+		return false
+	}
+	if p.opts.KeySet != nil && isKeySetPath(raw) && (r.Method == http.MethodGet || r.Method == http.MethodHead) && !p.deployed(r, raw) {
+		p.boundRest(w, r)
+		p.publishKeys(w, r, s)
 		return false
 	}
 	if !p.opts.Ready() {
@@ -521,11 +529,15 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 			q.Query = pipeline.WithoutParameters(x.Query, op.KeyQueries)
 		}
 	}
+	if len(p.opts.DropHeaders) > 0 {
+		dropForged(r.Header, p.opts.DropHeaders)
+		dropForged(r.Trailer, p.opts.DropHeaders)
+	}
 	q.Header, q.Length, q.Drop = r.Header, 0, p.opts.DropHeaders
 	q.Trailers = len(r.Header["Te"]) > 0 && hasToken(r.Header["Te"], "trailers")
 	p.forwarded(s, r)
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		s.body = &requestBody{r: r.Body, max: s.api.maxBody, trailer: r.Trailer, secrets: op.Secrets}
+		s.body = &requestBody{r: r.Body, max: s.api.maxBody, trailer: r.Trailer, secrets: op.Secrets, forged: p.opts.DropHeaders}
 		if d, ok := w.(readDeadline); ok && p.opts.BodyIdleTimeout > 0 {
 			s.body.deadline, s.body.idle = d, p.opts.BodyIdleTimeout
 		}
@@ -629,6 +641,9 @@ func (p *Proxy) forwarded(s *state, r *http.Request) {
 		}
 	} else {
 		f = append(f, upstream.Field{Name: "Forwarded"})
+	}
+	if s.x.BackendToken != "" {
+		f = append(f, upstream.Field{Name: p.opts.BackendTokenHeader, Value: s.x.BackendToken})
 	}
 	s.req.Fields = append(f, upstream.Field{Name: "X-Forwarded-For", Value: peer}, upstream.Field{Name: "X-Forwarded-Proto", Value: proto},
 		upstream.Field{Name: "X-Forwarded-Host", Value: host}, upstream.Field{Name: "X-Request-Id", Value: s.x.RequestID})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,7 +58,15 @@ type Options struct {
 	// AuthHeader is the field of the credential, "Authorization" by default; an API may name another.
 	AuthHeader string
 	// DropHeaders are fields that backends believe of the gateway alone: what a client sends of them is not passed on.
+	// No other spelling of such a field is either: neither of another case, nor with other signs between the words, such as
+	// "_", which many frameworks take for the same.
 	DropHeaders []string
+	// BackendTokenHeader is the field in which the backend gets what Domains.Asserter has signed; it is one of DropHeaders
+	// whether it stands there or not. KeySet returns the public keys for that, a JSON Web Key Set, which the gateway publishes
+	// to be kept for KeySetMaxAge; nil publishes nothing.
+	BackendTokenHeader string
+	KeySet             func() []byte
+	KeySetMaxAge       time.Duration
 	// CORS applies to APIs without a policy of their own; nil means none.
 	CORS *definition.CORS
 
@@ -124,6 +133,9 @@ func (o *Options) defaults() {
 		o.CertificateHeader = "X-WSO2-CLIENT-CERTIFICATE"
 	}
 	o.CertificateHeader = pipeline.CanonicalName(o.CertificateHeader)
+	if o.BackendTokenHeader != "" {
+		o.DropHeaders = append(slices.Clone(o.DropHeaders), o.BackendTokenHeader)
+	}
 	drop := make([]string, len(o.DropHeaders))
 	for i, h := range o.DropHeaders {
 		drop[i] = pipeline.CanonicalName(h)

@@ -9,6 +9,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"gatehouse/keymanager/backendjwt/template"
 )
 
 // derive fills what follows from what is written: a section that stands is on, credentials are shared, labels are merged.
@@ -286,7 +288,7 @@ func (d *decoder) checkBackendJWT(c *Config) {
 		d.report("apim.jwt.signing_algorithm", &problem{"an unsigned JWT can be forged by anyone who reaches the backend", "write another algorithm, or allow_unsigned = true to take the risk"}, "apim.jwt.allow_unsigned")
 	}
 	if j.Enable && !unsigned && j.KeyFile == "" {
-		d.report("apim.jwt.enable", &problem{"a signed JWT without a key", "write key_file, the private key in PEM form"}, "apim.jwt.key_file", "apim.jwt.signing_algorithm")
+		d.note("apim.jwt.enable", "without key_file the gateway makes a key of its own in data_dir; gateways that serve the same backends need one key_file for all", false)
 	}
 	for i, claim := range j.Claims {
 		at := fmt.Sprintf("apim.jwt.claims[%d]", i)
@@ -301,6 +303,13 @@ func (d *decoder) checkBackendJWT(c *Config) {
 		}
 		if !claim.Remove && slices.Contains(protectedClaims, claim.Name) {
 			d.report(at+".name", &problem{"a claim that the gateway alone writes", "write a name other than " + strings.Join(protectedClaims, ", ")}, at+".remove")
+		}
+		if claim.Remove && (claim.Name == "exp" || claim.Name == "iat") {
+			d.report(at+".name", &problem{"says how long the JWT holds, and stays", "write another name"}, at+".remove")
+		}
+		if _, err := template.Parse(claim.Value); err != nil {
+			what, fix, _ := strings.Cut(err.Error(), ": ")
+			d.report(at+".value", &problem{what, fix})
 		}
 	}
 }

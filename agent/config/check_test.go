@@ -73,10 +73,14 @@ func TestRulesBetweenKeys(t *testing.T) {
 		{"NATS needs none", "[[apim.throttling.url_group]]\ntraffic_manager_urls = [\"nats://a:4222\"]", nil},
 		{"batches larger than the queue", "[apim.throttling.publisher]\nqueue_size = 100", []string{"apim.throttling.publisher.batch_size: larger than queue_size; write at most 100"}},
 
-		{"a backend JWT without a key", "[apim.jwt]\nenable = true", []string{"apim.jwt.enable = true: a signed JWT without a key; write key_file"}},
+		{"a backend JWT without a key, which makes its own", "[apim.jwt]\nenable = true", nil},
 		{"an unsigned backend JWT", "[apim.jwt]\nenable = true\nsigning_algorithm = \"NONE\"", []string{"an unsigned JWT can be forged by anyone who reaches the backend"}},
 		{"an unsigned backend JWT on purpose", "[apim.jwt]\nenable = true\nsigning_algorithm = \"NONE\"\nallow_unsigned = true", nil},
 		{"a claim that does two things", "[[apim.jwt.claims]]\nname = \"a\"\nvalue = \"x\"\nfrom = \"y\"", []string{"gatehouse.toml:1: apim.jwt.claims[0]: a claim needs exactly one of value, from and remove"}},
+		{"a claim of a pattern", "[[apim.jwt.claims]]\nname = \"a\"\nvalue = \"{app:name} at {api:context} of {claim:http://x/y}, {{static}}\"", nil},
+		{"a pattern that is not closed", "[[apim.jwt.claims]]\nname = \"a\"\nvalue = \"{app:name\"", []string{"gatehouse.toml:3: apim.jwt.claims[0].value = \"{app:name\": { is not closed; write {claim:NAME}"}},
+		{"a pattern of an unknown field", "[[apim.jwt.claims]]\nname = \"a\"\nvalue = \"{api:url}\"", []string{"{api:url} is not known; api has name, version, context, uuid, tenant"}},
+		{"a JWT that would never end", "[[apim.jwt.claims]]\nname = \"exp\"\nremove = true", []string{"apim.jwt.claims[0].name = \"exp\": says how long the JWT holds, and stays"}},
 		{"a protected claim", "[[apim.jwt.claims]]\nname = \"iss\"\nvalue = \"x\"", []string{"apim.jwt.claims[0].name = \"iss\": a claim that the gateway alone writes"}},
 
 		{"an issuer without keys", "[[apim.jwt.issuer]]\nname = \"https://i\"", []string{"apim.jwt.issuer[0]: an issuer without keys to verify its tokens; write jwks.url, certificate_file or shared_secret"}},

@@ -233,35 +233,36 @@ func isNATS(u URL) bool {
 
 // JWT is the JWT that the backend gets, and the issuers whose tokens are accepted beside the API Manager's key managers.
 type JWT struct {
-	Enable           bool         `toml:"enable" rule:"wso2,later"`
+	Enable           bool         `toml:"enable" rule:"wso2"`
 	Header           string       `toml:"header" rule:"header,wso2"`
-	ClaimDialect     string       `toml:"claim_dialect" rule:"wso2,later"`
-	ConvertDialect   bool         `toml:"convert_dialect" rule:"wso2,later"`
-	SigningAlgorithm string       `toml:"signing_algorithm" rule:"enum=SHA256withRSA|RS256|RS384|RS512|PS256|ES256|EdDSA|NONE,wso2,later"`
-	EnableUserClaims bool         `toml:"enable_user_claims" rule:"wso2,later"`
-	ExpiryTime       Duration     `toml:"expiry_time" rule:"wso2,unit=s,min=1s,max=24h,later"`
-	TokenIssuer      string       `toml:"token_issuer" rule:"later"`
-	Audience         []string     `toml:"audience" rule:"later"`
-	KeyFile          Path         `toml:"key_file" rule:"file,later"`
-	AllowUnsigned    bool         `toml:"allow_unsigned" rule:"later"`
-	OnError          string       `toml:"on_error" rule:"enum=deny|omit,later"`
-	ForAnonymous     bool         `toml:"for_anonymous" rule:"later"`
+	ClaimDialect     string       `toml:"claim_dialect" rule:"wso2,reload"`
+	ConvertDialect   bool         `toml:"convert_dialect" rule:"wso2,reload"`
+	SigningAlgorithm string       `toml:"signing_algorithm" rule:"enum=SHA256withRSA|RS256|RS384|RS512|PS256|ES256|EdDSA|NONE,wso2"`
+	EnableUserClaims bool         `toml:"enable_user_claims" rule:"wso2,reload"`
+	ExpiryTime       Duration     `toml:"expiry_time" rule:"wso2,unit=s,min=1s,max=24h,reload"`
+	TokenIssuer      string       `toml:"token_issuer" rule:"reload"`
+	Audience         []string     `toml:"audience" rule:"reload"`
+	KeyFile          Path         `toml:"key_file" rule:"file,reload"`
+	AllowUnsigned    bool         `toml:"allow_unsigned"`
+	OnError          string       `toml:"on_error" rule:"enum=deny|omit"`
+	ForAnonymous     bool         `toml:"for_anonymous"`
 	Claims           []JWTClaim   `toml:"claims"`
 	Generator        JWTGenerator `toml:"gateway_generator"`
 	Issuers          []JWTIssuer  `toml:"issuer"`
 }
 
-// JWTClaim adds, copies or removes a claim of the backend JWT. Exactly one of Value, From and Remove is set.
+// JWTClaim adds, copies or removes a claim of the backend JWT. Exactly one of Value, From and Remove is set. Value is a pattern
+// of package keymanager/backendjwt/template.
 type JWTClaim struct {
-	Name   string `toml:"name" rule:"required,word,later"`
-	Value  string `toml:"value" rule:"later"`
-	From   string `toml:"from" rule:"later"`
-	Remove bool   `toml:"remove" rule:"later"`
+	Name   string `toml:"name" rule:"required,word,reload"`
+	Value  string `toml:"value" rule:"reload"`
+	From   string `toml:"from" rule:"reload"`
+	Remove bool   `toml:"remove" rule:"reload"`
 }
 
 // JWTGenerator restricts what goes into the backend JWT.
 type JWTGenerator struct {
-	ExcludedClaims []string `toml:"excluded_claims" rule:"wso2,later"`
+	ExcludedClaims []string `toml:"excluded_claims" rule:"wso2,reload"`
 }
 
 // JWTIssuer is an issuer of tokens that the configuration names.

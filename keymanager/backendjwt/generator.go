@@ -189,6 +189,9 @@ func (g *Generator) SetKeyFile(path string) error {
 	if err != nil {
 		return &KeyFileError{path, err}
 	}
+	if path == g.file {
+		g.content = digest(data) // whoever asked is told what is wrong with it; look need not say it again
+	}
 	return g.take(path, data)
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"gatehouse/keymanager"
 	"gatehouse/proxy/definition"
 	"gatehouse/subscription"
 	"gatehouse/throttle"
@@ -44,6 +45,10 @@ type Exchange struct {
 	StripCredential bool
 	// Throttle is what the request is counted under. Stages complete it as they learn who calls.
 	Throttle throttle.Request
+
+	// Caller is what the backend is told of the caller, and BackendToken the signed form of it; "" sends none.
+	Caller       keymanager.Caller
+	BackendToken string
 
 	refusal Refusal
 	query   url.Values

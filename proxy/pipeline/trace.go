@@ -27,11 +27,12 @@ const (
 	StepScopes
 	StepDenyIdentity
 	StepThrottle
+	StepBackendJWT
 	StepUpstream
 	steps
 )
 
-var stepNames = [steps]string{"limits", "route", "cors", "lifecycle", "deny", "authenticate", "subscription", "endpoint", "scopes", "deny_identity", "throttle", "upstream"}
+var stepNames = [steps]string{"limits", "route", "cors", "lifecycle", "deny", "authenticate", "subscription", "endpoint", "scopes", "deny_identity", "throttle", "backend_jwt", "upstream"}
 
 // String returns the name that traces, logs and metrics use.
 func (s Step) String() string {

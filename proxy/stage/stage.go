@@ -86,6 +86,11 @@ type Domains struct {
 	// ExpiredCode is what an expired token is refused with: 900901 as Microgateway, 900903 as the API Manager. 0 means
 	// 900901.
 	ExpiredCode int
+	// Asserter signs what backends are told of the caller; nil tells them nothing.
+	Asserter Asserter
+	// AssertAnonymous tells them of callers without a credential too. OmitAssertion sends a request on without what could not
+	// be signed, which else refuses it.
+	AssertAnonymous, OmitAssertion bool
 
 	texts *decimals
 }
@@ -113,6 +118,9 @@ func (d *Domains) Chain(r *pipeline.Route) []pipeline.Stage {
 	}
 	if d.Throttler != nil {
 		chain = append(chain, limit{d.Throttler})
+	}
+	if d.Asserter != nil {
+		chain = append(chain, &assert{d})
 	}
 	return chain
 }
