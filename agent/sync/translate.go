@@ -3,6 +3,7 @@ package sync
 import (
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -293,14 +294,17 @@ func keyManagerRow(k controlplane.KeyManager, tenant string) keymanager.KeyManag
 	return keyManagerOf(k.Name, k.Type, tenantOr(k.Tenant, tenant), k.UUID, k.Enabled, k.Configuration)
 }
 
-// keyManagerOf reads the configuration of a key manager (contract rest.md 5.2). Secrets of connectors stay behind.
+// keyManagerOf reads the configuration of a key manager (contract rest.md 5.2). Of the secrets of connectors it takes those
+// alone that an introspection needs.
 func keyManagerOf(name, kind, tenant, uuid string, enabled bool, conf map[string]any) keymanager.KeyManager {
 	if tenant = canonicalTenant(tenant); tenant == "" {
 		tenant = superTenant
 	}
-	r := keymanager.KeyManager{Name: name, Type: kind, Tenant: tenant, UUID: uuid, Enabled: enabled,
-		Issuer: text(conf, "issuer"), ConsumerKeyClaim: text(conf, "consumer_key_claim"), ScopesClaim: text(conf, "scopes_claim"),
+	r := keymanager.KeyManager{Name: name, Type: kind, Tenant: tenant, UUID: uuid,
+		Enabled: enabled && truth(conf, "validation_enable", true),
+		Issuer:  text(conf, "issuer"), ConsumerKeyClaim: text(conf, "consumer_key_claim"), ScopesClaim: text(conf, "scopes_claim"),
 		SelfValidate: truth(conf, "self_validate_jwt", true), ClaimMappings: claimMappings(lookup(conf, "claim_mappings")),
+		Introspection: introspectionOf(conf), TokenFormats: tokenFormats(lookup(conf, "token_format_string")),
 	}
 	value := text(conf, "certificate_value")
 	switch {
@@ -312,6 +316,64 @@ func keyManagerOf(name, kind, tenant, uuid string, enabled bool, conf map[string
 		r.JWKSURL = value
 	}
 	return r
+}
+
+// introspectionOf reads where opaque tokens are asked about, and as whom: connectors call the gateway's client client_id and
+// client_secret, or Username and Password, in any case.
+func introspectionOf(conf map[string]any) *keymanager.Introspection {
+	i := keymanager.Introspection{URL: text(conf, "introspection_endpoint")}
+	if i.URL == "" {
+		return nil
+	}
+	for _, pair := range [...][2]string{{"client_id", "client_secret"}, {"username", "password"}} {
+		if i.ClientID = text(conf, pair[0]); i.ClientID != "" {
+			i.ClientSecret, _ = lookup(conf, pair[1]).(string) // a secret keeps its blanks
+			break
+		}
+	}
+	return &i
+}
+
+// tokenFormats reads token_format_string: JSON text of an array, or the array itself.
+func tokenFormats(v any) []keymanager.TokenFormat {
+	if s, ok := v.(string); ok {
+		var list []any
+		if json.Unmarshal([]byte(s), &list) != nil {
+			return nil
+		}
+		v = list
+	}
+	list, _ := v.([]any)
+	var out []keymanager.TokenFormat
+	for _, e := range list {
+		m, _ := e.(map[string]any)
+		f := keymanager.TokenFormat{Type: strings.ToUpper(text(m, "type"))}
+		if f.Type == "" || !truth(m, "enable", true) {
+			continue
+		}
+		value := lookup(m, "value")
+		if s, ok := value.(string); ok {
+			var object map[string]any
+			if json.Unmarshal([]byte(s), &object) != nil {
+				f.Pattern = s
+			}
+			value = object
+		}
+		object, _ := value.(map[string]any)
+		body, _ := lookup(object, "body").(map[string]any)
+		for name, want := range body {
+			if s, ok := want.(string); ok {
+				if f.Claims == nil {
+					f.Claims = make(map[string]string)
+				}
+				f.Claims[name] = s
+			}
+		}
+		if f.Pattern != "" || len(f.Claims) > 0 {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 func pemText(value string) string {
@@ -388,7 +450,14 @@ func sameKeyManager(a, b *keymanager.KeyManager) bool {
 	return a.Name == b.Name && a.Type == b.Type && strings.EqualFold(a.Tenant, b.Tenant) && (a.UUID == b.UUID || a.UUID == "" || b.UUID == "") &&
 		a.Enabled == b.Enabled && a.Issuer == b.Issuer && a.JWKSURL == b.JWKSURL && a.PEM == b.PEM &&
 		a.ConsumerKeyClaim == b.ConsumerKeyClaim && a.ScopesClaim == b.ScopesClaim && a.SelfValidate == b.SelfValidate &&
-		slices.Equal(a.ClaimMappings, b.ClaimMappings)
+		slices.Equal(a.ClaimMappings, b.ClaimMappings) && sameIntrospection(a.Introspection, b.Introspection) &&
+		slices.EqualFunc(a.TokenFormats, b.TokenFormats, func(x, y keymanager.TokenFormat) bool {
+			return x.Type == y.Type && x.Pattern == y.Pattern && maps.Equal(x.Claims, y.Claims)
+		})
+}
+
+func sameIntrospection(a, b *keymanager.Introspection) bool {
+	return a == b || a != nil && b != nil && *a == *b
 }
 
 func revocationRows(r controlplane.Revoked, o origin) []keymanager.Revocation {
