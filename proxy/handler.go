@@ -48,6 +48,9 @@ type state struct {
 	proxy   *Proxy
 	in      *http.Request
 	trusted bool // the request comes from a trusted proxy
+	asked   uint64
+	stream  stream
+	revoked bool // it was ended while it was under way
 }
 
 func newState() *state { return &state{fault: make([]byte, 0, 512)} }
@@ -82,6 +85,8 @@ type requestBody struct {
 	n        atomic.Int64
 	tooLarge atomic.Bool
 	slow     atomic.Bool
+	aborted  atomic.Bool
+	breaker  readDeadline // ends a read that waits; nil: none can
 	// trailer is what the client's engine fills at the end; secrets are the fields of credentials.
 	trailer http.Header
 	secrets []string
@@ -105,7 +110,15 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		return 0, b.over
 	}
 	bounded := b.setDeadline(true)
+	if b.aborted.Load() { // whose deadline ours may have replaced
+		b.over = errAborted
+		return 0, errAborted
+	}
 	n, err := b.r.Read(p)
+	if err != nil && b.aborted.Load() {
+		b.over = errAborted
+		return n, errAborted
+	}
 	if err != nil && bounded {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			b.slow.Store(true)
@@ -154,6 +167,18 @@ func (b *requestBody) setDeadline(on bool) bool {
 	return true
 }
 
+var errAborted = errors.New("the request was ended by the gateway")
+
+// abort ends the body at once. It is not called after the handler has returned.
+func (b *requestBody) abort() {
+	b.aborted.Store(true)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.breaker != nil {
+		_ = b.breaker.SetReadDeadline(time.Unix(1, 0)) // on a closed connection the read fails
+	}
+}
+
 // end takes the bound away for good: when the backend has begun its answer, because the silence of the client may then be
 // a part of the talk between the two, and before the handler returns, because from then on the connection is net/http's
 // alone, though an upload may still read.
@@ -195,6 +220,7 @@ func (p *Proxy) serveSafely(s *state, w http.ResponseWriter, r *http.Request) (a
 		p.metrics.panics.Inc()
 		p.opts.Log.Error().Str("request_id", s.x.RequestID).Str("detail", fmt.Sprint(v)).Bytes("stack", debug.Stack()).Msg("a request ended in a fault of the gateway")
 		abort, faulted = true, true
+		p.closed(s)
 		if s.wrote {
 			return
 		}
@@ -220,7 +246,7 @@ func (p *Proxy) serve(s *state, w http.ResponseWriter, r *http.Request) (abort b
 	x.Method, x.Host = r.Method, r.Host
 	x.Context, x.Header = r.Context(), header(r.Header)
 	x.TLS, x.Protocol = r.TLS != nil, r.Proto
-	s.proxy, s.in = p, r
+	s.proxy, s.in, s.asked = p, r, p.streams.asked.Load()
 	x.Certificates = s
 	x.BodyLength = r.ContentLength
 	s.requestID(r)
@@ -538,14 +564,21 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	p.forwarded(s, r)
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
 		s.body = &requestBody{r: r.Body, max: s.api.maxBody, trailer: r.Trailer, secrets: op.Secrets, forged: p.opts.DropHeaders}
-		if d, ok := w.(readDeadline); ok && p.opts.BodyIdleTimeout > 0 {
-			s.body.deadline, s.body.idle = d, p.opts.BodyIdleTimeout
+		if d, ok := w.(readDeadline); ok {
+			s.body.breaker = d
+			if p.opts.BodyIdleTimeout > 0 {
+				s.body.deadline, s.body.idle = d, p.opts.BodyIdleTimeout
+			}
 		}
 		q.Body, q.Length, q.Trailer = s.body, r.ContentLength, r.Trailer
 		q.Continue = len(r.Header["Expect"]) > 0
 		if r.ContentLength < 0 || r.ContentLength > smallBody {
 			if d, ok := w.(interface{ EnableFullDuplex() error }); ok && r.ProtoMajor == 1 {
 				_ = d.EnableFullDuplex() // without it, answers before the end of the request wait: no fault of ours
+			}
+			if f := p.opened(s, w); f != nil {
+				p.closed(s)
+				return p.ended(s, w, r, f)
 			}
 		}
 	}
@@ -560,6 +593,10 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	s.answered = time.Now()
 	x.Backend = s.res.Host
 	if err != nil {
+		if f := p.closed(s); f != nil {
+			clear(h)
+			return p.ended(s, w, r, f)
+		}
 		return p.failed(s, w, r, err)
 	}
 	if s.body != nil {
@@ -587,6 +624,9 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	s.wrote = true
 	w.WriteHeader(res.Status)
 	whole := p.copyBody(s, w, r, res)
+	if p.closed(s) != nil {
+		whole, s.revoked, s.err, x.Status = false, true, errRevoked, res.Status
+	}
 	_ = res.Body.Close()
 	if whole {
 		for k, v := range res.Trailer {
@@ -598,6 +638,15 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 	}
 	p.finish(s, r)
 	return !whole
+}
+
+// errRevoked stands in the access log for an exchange that was ended.
+const errRevoked = "the caller would not be admitted any more"
+
+// ended answers an exchange whose caller is not admitted any more, before anything was answered.
+func (p *Proxy) ended(s *state, w http.ResponseWriter, r *http.Request, f *pipeline.Refusal) (abort bool) {
+	s.revoked, s.err = true, errRevoked
+	return p.refuse(s, w, r, s.x.Refuse(pipeline.StepAuthenticate, *f, errRevoked))
 }
 
 // smallBody is the size up to which a request body is sent before the answer is looked at.
@@ -680,7 +729,15 @@ func (p *Proxy) copyBody(s *state, w http.ResponseWriter, r *http.Request, res *
 	if res.Length < 0 && flusher != nil {
 		flusher.Flush() // a stream may be silent for long after its header, and the client waits for that
 	}
+	source, _ := res.Body.(upstream.Aborter)
 	for {
+		if source != nil && !source.Ready() {
+			// From here on it takes its time, and somebody may want to end it.
+			if p.opened(s, w) != nil {
+				return false
+			}
+			source = nil
+		}
 		n, err := res.Body.Read(buf)
 		if n > 0 {
 			if deadline != nil {
@@ -848,7 +905,7 @@ func (p *Proxy) finish(s *state, r *http.Request) {
 	if r.TLS != nil {
 		e.TLS = tls.VersionName(r.TLS.Version)
 	}
-	e.Protocol, e.Error = x.Protocol, s.err
+	e.Protocol, e.Error, e.Revoked = x.Protocol, s.err, s.revoked
 	p.log.Add(e)
 }
 

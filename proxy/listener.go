@@ -115,6 +115,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	l := &p.listeners
 	g, gctx := errgroup.WithContext(ctx)
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error {
+		p.watchStreams(watching)
+		return nil
+	})
 	l.mu.Lock()
 	if l.http != nil {
 		s, ln := p.server(), guarded{l.http, p}
@@ -134,6 +139,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	l.mu.Unlock()
 	g.Go(func() error {
+		defer unwatch() // streams are looked after until the last has ended
 		select {
 		case <-gctx.Done():
 		case <-l.drained:

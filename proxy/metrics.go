@@ -21,7 +21,9 @@ type metrics struct {
 	reloads  *prometheus.CounterVec
 	config   prometheus.Gauge
 	panics   prometheus.Counter
-	none     *apiMetrics // requests that matched no API
+	// streamsEnded counts exchanges that were ended since they would not be admitted any more.
+	streamsEnded prometheus.Counter
+	none         *apiMetrics // requests that matched no API
 
 	max  int
 	mu   sync.Mutex
@@ -56,15 +58,18 @@ func newMetrics(r prometheus.Registerer, maxAPIs int, dropped func() float64) *m
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_api_compilations_total", Help: "APIs compiled into the route table, by result."}, []string{"result"}),
 		config:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "gatehouse_routes_generation", Help: "Number of route tables since the start."}),
 		panics:  prometheus.NewCounter(prometheus.CounterOpts{Name: "gatehouse_panics_total", Help: "Requests that ended in a fault of the gateway itself."}),
-		max:     maxAPIs,
-		apis:    map[[2]string]*apiMetrics{},
+		streamsEnded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gatehouse_streams_ended_total", Help: "Exchanges under way that were ended since their credential was revoked or their caller denied.",
+		}),
+		max:  maxAPIs,
+		apis: map[[2]string]*apiMetrics{},
 	}
 	m.none = m.of("", "")
 	if r != nil {
 		logDropped := prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "gatehouse_access_log_dropped_total", Help: "Lines of the access log that were lost."}, dropped)
 		active := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gatehouse_requests_active", Help: "Requests being served."},
 			func() float64 { return float64(m.active.Load()) })
-		for _, c := range []prometheus.Collector{m.requests, m.duration, m.upstream, m.overhead, m.refusals, active, m.reloads, m.config, m.panics, logDropped} {
+		for _, c := range []prometheus.Collector{m.requests, m.duration, m.upstream, m.overhead, m.refusals, active, m.reloads, m.config, m.panics, m.streamsEnded, logDropped} {
 			r.MustRegister(c)
 		}
 	}

@@ -30,6 +30,7 @@ type Proxy struct {
 	metrics            *metrics
 	log                *accesslog.Log
 
+	streams    *streams
 	generation atomic.Pointer[generation]
 	compile    sync.Mutex
 	states     sync.Pool
@@ -43,7 +44,7 @@ type Proxy struct {
 // not.
 func New(o Options) (*Proxy, error) {
 	o.defaults()
-	p := &Proxy{opts: o, cors: compileCORS(o.CORS), traces: pipeline.NewTraces(o.TracesAdmitted, o.TracesRefused)}
+	p := &Proxy{opts: o, cors: compileCORS(o.CORS), traces: pipeline.NewTraces(o.TracesAdmitted, o.TracesRefused), streams: newStreams()}
 	p.certificateHeaders = [2]string{o.CertificateHeader, forwardedCertificate}
 	var err error
 	if p.dialect, err = fault.ParseDialect(o.FaultDialect); err != nil {

@@ -40,6 +40,7 @@ type Entry struct {
 	TLS                              string // version, "" without TLS
 	Protocol                         string
 	Error                            string
+	Revoked                          bool // it was ended since its caller would not be admitted any more
 }
 
 // Options are the settings of a Log.
@@ -217,6 +218,9 @@ func (l *Log) append(b []byte, e *Entry) []byte {
 	b = text(b, "tls", e.TLS)
 	b = text(b, "protocol", e.Protocol)
 	b = text(b, "error", e.Error)
+	if e.Revoked {
+		b = append(b, `,"revoked":true`...)
+	}
 	return append(b, "}\n"...)
 }
 

@@ -215,6 +215,7 @@ type conn struct {
 	upload   *upload
 	timeout  time.Duration
 	body     body
+	aborted  atomic.Bool // by body.Abort; for good
 }
 
 // quick is how long a read waits before the watch over the client is set up, which most reads are spared.
@@ -288,6 +289,9 @@ func (cn *conn) read(p []byte) (int, error) {
 		if cn.stop != nil && cn.ctx.Err() != nil {
 			return 0, cn.ctx.Err() // the watch may have set its deadline before ours
 		}
+		if cn.aborted.Load() {
+			return 0, ErrAborted // likewise
+		}
 		if u := cn.upload; u != nil {
 			if err := u.failed(); err != nil { // likewise
 				return 0, err
@@ -302,6 +306,9 @@ func (cn *conn) read(p []byte) (int, error) {
 		}
 		if cn.ctx.Err() != nil {
 			return 0, cn.ctx.Err()
+		}
+		if cn.aborted.Load() {
+			return 0, ErrAborted
 		}
 		cn.set = time.Time{}
 		if u := cn.upload; u != nil && !cn.deadline.IsZero() {

@@ -487,6 +487,17 @@ func (b *body) trailers() error {
 	}
 }
 
+// Ready implements Aborter.
+func (b *body) Ready() bool { return b.ended || b.cn != nil && b.cn.r < b.cn.w }
+
+// Abort implements Aborter.
+func (b *body) Abort() {
+	if cn := b.cn; cn != nil {
+		cn.aborted.Store(true)
+		_ = cn.c.SetDeadline(longAgo) // on a closed connection reads fail anyway
+	}
+}
+
 // Close gives the connection back when the answer was read to its end and the request sent to its own; else it closes
 // it.
 func (b *body) Close() error {
@@ -495,7 +506,7 @@ func (b *body) Close() error {
 		return nil
 	}
 	b.cn = nil
-	good := cn.unwatch()
+	good := cn.unwatch() && !cn.aborted.Load()
 	if b.mode == byChunks && !b.ended && b.left == 0 && b.keep {
 		// The reader stopped at the last byte; the end of the body is usually here already.
 		b.cn = cn

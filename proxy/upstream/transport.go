@@ -190,6 +190,12 @@ func (b *transportBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Ready implements Aborter: what http.Transport holds cannot be seen.
+func (b *transportBody) Ready() bool { return false }
+
+// Abort implements Aborter.
+func (b *transportBody) Abort() { b.cancel(ErrAborted) }
+
 func (b *transportBody) Close() error {
 	err := b.r.Body.Close()
 	b.cancel(nil)

@@ -64,6 +64,17 @@ type Response struct {
 	Attempts int
 }
 
+// Aborter is what every Body of a Response is too. Abort makes a read that waits, and all later ones, fail at once. It may be
+// called by another goroutine than the reader's, but not after Close has begun. Ready says that the next read need not wait,
+// as far as is known; it is for the reader.
+type Aborter interface {
+	Abort()
+	Ready() bool
+}
+
+// ErrAborted is what reading an answer fails with after Abort.
+var ErrAborted = errors.New("the answer was given up")
+
 // Kind is how a call failed.
 type Kind uint8
 
