@@ -79,8 +79,8 @@ func decode(m Message) ([]Event, *DecodeError) {
 		return d.one(d.cacheInvalidation())
 	case TopicAsyncWebhooks:
 		return d.one(d.webhook())
-	default: // opaque API keys: no list of them exists that a gateway could keep in step with
-		return []Event{Ignored{Base: d.base(attributes), Known: true}}, nil
+	default:
+		return d.one(d.opaqueAPIKey())
 	}
 }
 

@@ -235,6 +235,32 @@ type (
 	}
 )
 
+// APIKeyChanged is an API key that is no JWT: opaqueAPIKeyInfo, and API_KEY_CREATE, _UPDATE, _DELETE and the like of the
+// newest API Managers (5.7, names of types inferred). A key that was revoked comes as Delete.
+type APIKeyChanged struct {
+	Base
+	Action Action
+	// Hash is apiKeyHash as it was written; it may be empty for a Delete that names the UUID.
+	Hash string
+	// Salted is whether the hash was made with a salt.
+	Salted          bool
+	UUID            string
+	Name            string
+	KeyType         string
+	User            string
+	ApplicationID   int64
+	ApplicationUUID string
+	APIID           int64
+	APIUUID         string
+	// Bound is what the key is bound to: APP or API.
+	Bound                         string
+	PermittedIP, PermittedReferer string
+	Status                        string
+	CreatedAt                     int64 // ms; 0: not said
+	// ValidityPeriod is in seconds from CreatedAt; -1 and 0 mean for ever. ExpiresAt, ms, wins over it; 0: not said.
+	ValidityPeriod, ExpiresAt int64
+}
+
 // RevocationKind says what a Revoked event names.
 type RevocationKind uint8
 
@@ -263,3 +289,4 @@ func (Revoked) isEvent()             {}
 func (KeyManagerChanged) isEvent()   {}
 func (CacheInvalidation) isEvent()   {}
 func (WebhookChanged) isEvent()      {}
+func (APIKeyChanged) isEvent()       {}

@@ -26,6 +26,9 @@ func (d *decoder) notification() (Event, *DecodeError) {
 		return nil, d.unusable("eventType is missing")
 	}
 	read, ok := notifications[eventType]
+	if action := apiKeyAction(eventType); !ok && action != 0 {
+		read, ok = apiKeyChanged(action), true
+	}
 	if !ok {
 		return Ignored{Base: b, Known: isKnownType(eventType)}, nil
 	}
