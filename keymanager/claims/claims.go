@@ -29,12 +29,6 @@ func Find(in map[string]any, name string) (any, bool) {
 	return p.follow(in)
 }
 
-// Map is the Map of a Mapper for mappings that are used once. Those that cannot be used are passed over.
-func Map(in map[string]any, mappings []keymanager.ClaimMapping) map[string]any {
-	m, _ := Compile(mappings)
-	return m.Map(in)
-}
-
 // ConsumerKey returns the consumer key: the claim of the given name, looked up in the mapped claims, then in the raw ones;
 // no name means consumerKey, then azp (rest.md 4.1). Of an array it is the first text. Empty when there is none.
 func ConsumerKey(mapped, raw map[string]any, name string) string {

@@ -309,7 +309,7 @@ func sameAlgorithm(ofKey, ofToken string) bool {
 
 func (m *manager) token(p *jwt.Token, times jwt.Times, k *jwks.Key) *keymanager.Token {
 	km := m.km
-	mapped := claims.Map(p.Claims, km.ClaimMappings)
+	mapped := m.mapper.Map(p.Claims)
 	t := &keymanager.Token{
 		KeyManager: m.name, Issuer: km.Issuer, KeyID: p.KeyID,
 		User:              claims.User(mapped),

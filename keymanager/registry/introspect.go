@@ -284,7 +284,7 @@ func (m *manager) judge(in map[string]any, raw string, now time.Time) (*verified
 
 func (m *manager) opaqueToken(in map[string]any, times jwt.Times, raw string) *keymanager.Token {
 	km := m.km
-	mapped := claims.Map(in, km.ClaimMappings)
+	mapped := m.mapper.Map(in)
 	text := func(name string) string { s, _ := in[name].(string); return s }
 	t := &keymanager.Token{
 		Kind: keymanager.KindOpaque, KeyManager: m.name, Issuer: km.Issuer,

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"gatehouse/keymanager"
+	"gatehouse/keymanager/claims"
 	"gatehouse/keymanager/introspection"
 	"gatehouse/keymanager/jwks"
 	"gatehouse/keymanager/jwt"
@@ -43,6 +44,7 @@ type manager struct {
 	// live is false once the manager is retired or hidden: what was cached under it no longer counts.
 	live    atomic.Bool
 	formats formats
+	mapper  *claims.Mapper
 	// asker asks about opaque tokens; nil: they are none of this key manager's. answers checks its signed answers, and goes
 	// with it to a later revision, which askerMoved tells.
 	asker       *introspection.Client
@@ -66,6 +68,9 @@ func newManager(km keymanager.KeyManager, revision uint64, was *manager, o Optio
 	var err error
 	if m.formats, err = newFormats(km.TokenFormats); err != nil {
 		log.Warn().Err(err).Msg("these formats claim no token")
+	}
+	if m.mapper, err = claims.Compile(km.ClaimMappings); err != nil {
+		log.Warn().Err(err).Msg("these claim mappings are passed over")
 	}
 	m.keysFrom(was, o, log)
 	m.introspect(was, o)

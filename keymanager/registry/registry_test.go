@@ -684,3 +684,23 @@ func TestForgottenTokensAreVerifiedAnew(t *testing.T) {
 		t.Error("a token that was not named went too")
 	}
 }
+
+// Bad mappings are passed over and told once; the key manager goes on with the others.
+func TestBadClaimMappingsStopNoKeyManager(t *testing.T) {
+	var log bytes.Buffer
+	f := newFixture(t)
+	f.opts.Logger = zerolog.New(&log)
+	km := f.keyManager()
+	km.ClaimMappings = []keymanager.ClaimMapping{{Remote: "email", Local: "sub"}, {Remote: "", Local: "x"}, {Remote: "name", Local: "y", Function: "regex((,)"},
+		{Remote: "preferred_username", Local: "http://wso2.org/claims/enduser", Function: "lower"}}
+	f.Put(km)
+	for range 3 {
+		tok := f.accept(f.token("preferred_username", "Bob", "email", "mallory", "name", "n"))
+		if tok.User != "bob" || tok.Subject != "alice" || tok.Claims["sub"] != "alice" || tok.Claims["email"] != "mallory" || tok.Claims["name"] != "n" {
+			t.Fatalf("%+v", tok)
+		}
+	}
+	if n := strings.Count(log.String(), "passed over"); n != 1 || !strings.Contains(log.String(), "registered claim") {
+		t.Errorf("told %d times:\n%s", n, log.String())
+	}
+}
