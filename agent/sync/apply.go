@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"cmp"
 	"strings"
 	"sync"
 	"time"
@@ -77,18 +78,21 @@ func (e *Engine) workerOf(ev event.Event) *worker {
 
 func (e *Engine) applyApplication(it *item) outcome {
 	ev, ok := it.event.(event.ApplicationChanged)
-	if !ok || ev.ID == 0 {
+	if !ok || ev.ID == 0 && ev.UUID == "" {
 		return outUnknown
 	}
+	named := subscription.Application{ID: ev.ID, UUID: ev.UUID}
+	k := e.applications.identify(&named)
 	if ev.Action == event.Delete {
+		e.applications.learn(&named)
 		// Also when it is not known, or known by newer news: what belonged to it before is gone, and a list that is on its
 		// way may still bring it.
-		e.applicationDeleted(ev.ID, e.eventTime(ev.Time, it.at))
-		return e.applications.change(&ev.Base, ev.ID, func(*subscription.Application) *subscription.Application { return nil })
+		e.applicationDeleted(named.ID, ev.UUID, e.eventTime(ev.Time, it.at))
+		return e.applications.change(&ev.Base, k, func(*subscription.Application) *subscription.Application { return nil })
 	}
 	partial := false
-	out := e.applications.change(&ev.Base, ev.ID, func(cur *subscription.Application) *subscription.Application {
-		row := subscription.Application{ID: ev.ID, UUID: ev.UUID, Name: ev.Name, Owner: ev.Owner, Policy: ev.Policy,
+	out := e.applications.change(&ev.Base, k, func(cur *subscription.Application) *subscription.Application {
+		row := subscription.Application{ID: named.ID, UUID: ev.UUID, Name: ev.Name, Owner: ev.Owner, Policy: ev.Policy,
 			TokenType: ev.TokenType, Tenant: canonicalTenant(ev.TenantDomain), Attributes: ev.Attributes}
 		if ev.GroupID != "" {
 			row.GroupIDs = []string{ev.GroupID}
@@ -111,7 +115,7 @@ func (e *Engine) applyApplication(it *item) outcome {
 		return &row
 	})
 	if out == applied && partial {
-		e.applications.ask(ev.ID, nil) // events of 3.2 do not name the owner
+		e.applications.ask(k, nil) // events of 3.2 do not name the owner
 	}
 	return out
 }
@@ -130,7 +134,7 @@ func (e *Engine) applyMapping(it *item) outcome {
 	}
 	km := e.keyManagerName(ev.KeyManager)
 	k := MappingKey{ConsumerKey: ev.ConsumerKey, KeyManager: subscription.CanonicalKeyManager(km)}
-	if ev.Action != event.Delete && e.applicationGone(ev.ApplicationID, ev.Time) {
+	if ev.Action != event.Delete && e.applicationGone(ev.ApplicationID, ev.ApplicationUUID, ev.Time) {
 		return outStale
 	}
 	e.misses.forget(mappingMiss(k))
@@ -140,13 +144,22 @@ func (e *Engine) applyMapping(it *item) outcome {
 		}
 		row := subscription.KeyMapping{ConsumerKey: k.ConsumerKey, KeyManager: k.KeyManager, KeyType: subscription.KeyType(strings.ToUpper(ev.KeyType)),
 			ApplicationID: ev.ApplicationID, ApplicationUUID: ev.ApplicationUUID, Tenant: canonicalTenant(ev.TenantDomain)}
-		if cur != nil && cur.ApplicationID == row.ApplicationID {
+		if cur != nil && sameReference(cur.ApplicationID, row.ApplicationID, cur.ApplicationUUID, row.ApplicationUUID) {
 			keep(&row.ApplicationUUID, cur.ApplicationUUID)
+			row.ApplicationID = cmp.Or(row.ApplicationID, cur.ApplicationID)
 			keep(&row.Tenant, cur.Tenant)
 			keep((*string)(&row.KeyType), string(cur.KeyType))
 		}
 		return &row
 	})
+}
+
+// sameReference reports whether two rows name one application, each by its number, its UUID or both.
+func sameReference(id, otherID int64, uuid, otherUUID string) bool {
+	if uuid != "" && otherUUID != "" {
+		return uuid == otherUUID
+	}
+	return id != 0 && id == otherID
 }
 
 // keyManagerName turns the UUID that some events give into the name.
@@ -164,17 +177,20 @@ func (e *Engine) keyManagerName(name string) string {
 
 func (e *Engine) applySubscription(it *item) outcome {
 	ev, ok := it.event.(event.SubscriptionChanged)
-	if !ok || ev.ID == 0 {
+	if !ok || ev.ID == 0 && ev.UUID == "" {
 		return outUnknown
 	}
+	named := subscription.Subscription{ID: ev.ID, UUID: ev.UUID}
+	k := e.subscriptions.identify(&named)
 	if ev.Action == event.Delete {
-		return e.subscriptions.change(&ev.Base, ev.ID, func(*subscription.Subscription) *subscription.Subscription { return nil })
+		e.subscriptions.learn(&named)
+		return e.subscriptions.change(&ev.Base, k, func(*subscription.Subscription) *subscription.Subscription { return nil })
 	}
-	if e.applicationGone(ev.ApplicationID, ev.Time) {
+	if e.applicationGone(ev.ApplicationID, ev.ApplicationUUID, ev.Time) {
 		return outStale
 	}
-	return e.subscriptions.change(&ev.Base, ev.ID, func(cur *subscription.Subscription) *subscription.Subscription {
-		row := subscription.Subscription{ID: ev.ID, UUID: ev.UUID, APIID: ev.APIID, APIUUID: ev.APIUUID, ApplicationID: ev.ApplicationID,
+	return e.subscriptions.change(&ev.Base, k, func(cur *subscription.Subscription) *subscription.Subscription {
+		row := subscription.Subscription{ID: named.ID, UUID: ev.UUID, APIID: ev.APIID, APIUUID: ev.APIUUID, ApplicationID: ev.ApplicationID,
 			ApplicationUUID: ev.ApplicationUUID, Policy: ev.Policy, State: subscription.State(ev.State), Tenant: canonicalTenant(ev.TenantDomain)}
 		if cur != nil {
 			keep(&row.UUID, cur.UUID)
@@ -199,24 +215,30 @@ func subscriptionTie(before, after *subscription.Subscription) bool {
 }
 
 // applicationGone reports whether the application was deleted after an event about what belongs to it.
-func (e *Engine) applicationGone(id, t int64) bool {
-	if id == 0 || e.hooks.noTombstone {
-		return false
-	}
-	e.goneMu.Lock()
-	defer e.goneMu.Unlock()
-	at, ok := e.gone[id]
-	return ok && t != 0 && t <= at
+func (e *Engine) applicationGone(id int64, uuid string, t int64) bool {
+	at := e.goneSince(id, uuid)
+	return at != 0 && t != 0 && t <= at
 }
 
 // goneSince returns when an application was deleted, 0 when that is not known.
-func (e *Engine) goneSince(id int64) int64 {
+func (e *Engine) goneSince(id int64, uuid string) int64 {
 	if e.hooks.noTombstone {
 		return 0
 	}
 	e.goneMu.Lock()
 	defer e.goneMu.Unlock()
-	return e.gone[id]
+	return sinceOf(e.gone, id, uuid, e.goneByUUID)
+}
+
+// sinceOf looks an application up by its number, and by its UUID where it has no number or, with byUUID, some have none.
+func sinceOf(gone map[int64]int64, id int64, uuid string, byUUID bool) (at int64) {
+	if id != 0 {
+		at = gone[id]
+	}
+	if uuid != "" && (id == 0 || byUUID) {
+		at = max(at, gone[subscription.RowKey(0, uuid)])
+	}
+	return at
 }
 
 // applicationChanged follows what the API Manager answered when it was asked for an application.
@@ -225,14 +247,14 @@ func (e *Engine) applicationChanged(before, after *subscription.Application) {
 		e.misses.forget(applicationMiss(after.ID))
 	}
 	if after == nil && e.applications.asking {
-		e.applicationDeleted(before.ID, e.applications.ledger.entries[before.ID].time)
+		e.applicationDeleted(before.ID, before.UUID, e.applications.ledger.entries[before.Key()].time)
 	}
 }
 
 // applicationDeleted takes an application's mappings and subscriptions away with it: the API Manager sends no events
 // for them. What a list says is gone takes nothing away: the other lists say that for themselves, and are confirmed for
 // themselves.
-func (e *Engine) applicationDeleted(id, at int64) {
+func (e *Engine) applicationDeleted(id int64, uuid string, at int64) {
 	e.goneMu.Lock()
 	if len(e.gone) >= maxGone {
 		for k := range e.gone { // any: a few of the oldest facts are in the lists anyway
@@ -242,10 +264,24 @@ func (e *Engine) applicationDeleted(id, at int64) {
 			}
 		}
 	}
-	e.gone[id] = max(e.gone[id], at)
+	for _, k := range keysOf(id, uuid) {
+		e.gone[k] = max(e.gone[k], at)
+	}
+	e.goneByUUID = e.goneByUUID || id == 0
 	e.goneMu.Unlock()
-	belongings(e, e.mappings, &e.orphanMappings, id, at, func(m *subscription.KeyMapping) int64 { return m.ApplicationID })
-	belongings(e, e.subscriptions, &e.orphanSubscriptions, id, at, func(s *subscription.Subscription) int64 { return s.ApplicationID })
+	belongings(e, e.mappings, &e.orphanMappings, id, uuid, at, func(m *subscription.KeyMapping) (int64, string) { return m.ApplicationID, m.ApplicationUUID })
+	belongings(e, e.subscriptions, &e.orphanSubscriptions, id, uuid, at, func(s *subscription.Subscription) (int64, string) { return s.ApplicationID, s.ApplicationUUID })
+}
+
+// keysOf are the keys under which an application may be looked for.
+func keysOf(id int64, uuid string) (keys []int64) {
+	if id != 0 {
+		keys = append(keys, id)
+	}
+	if uuid != "" {
+		keys = append(keys, subscription.RowKey(0, uuid))
+	}
+	return keys
 }
 
 // maxGone bounds the deleted applications that are remembered for their belongings.
@@ -253,44 +289,52 @@ const maxGone = 20_000
 
 // cascade collects deleted applications for one table of belongings, so that a burst of deletions costs one walk.
 type cascade struct {
-	mu  sync.Mutex
-	ids map[int64]int64 // application to time of its deletion
+	mu     sync.Mutex
+	ids    map[int64]int64 // application to time of its deletion, as Engine.gone
+	byUUID bool
 }
 
-func (c *cascade) add(id, at int64) (first bool) {
+func (c *cascade) add(id int64, uuid string, at int64) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ids == nil {
 		c.ids = make(map[int64]int64)
 		first = true
 	}
-	c.ids[id] = at
+	for _, k := range keysOf(id, uuid) {
+		c.ids[k] = max(c.ids[k], at)
+	}
+	c.byUUID = c.byUUID || id == 0
 	return first
 }
 
-func (c *cascade) take() map[int64]int64 {
+func (c *cascade) take() (ids map[int64]int64, byUUID bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ids := c.ids
-	c.ids = nil
-	return ids
+	ids, byUUID = c.ids, c.byUUID
+	c.ids, c.byUUID = nil, false
+	return ids, byUUID
 }
 
 // belongings removes the rows of deleted applications, on the worker that owns them.
-func belongings[K comparable, R any](e *Engine, d *dataset[K, R], c *cascade, id, at int64, owner func(*R) int64) {
-	if !c.add(id, at) {
+func belongings[K comparable, R any](e *Engine, d *dataset[K, R], c *cascade, id int64, uuid string, at int64, owner func(*R) (int64, string)) {
+	if !c.add(id, uuid, at) {
 		return
 	}
 	e.later(d.w, func() {
-		ids := c.take()
+		ids, byUUID := c.take()
+		since := func(r *R) int64 {
+			id, uuid := owner(r)
+			return sinceOf(ids, id, uuid, byUUID)
+		}
 		var rows []*R
 		for r := range d.table.All() {
-			if _, ok := ids[owner(r)]; ok {
+			if since(r) != 0 {
 				rows = append(rows, r)
 			}
 		}
 		for _, r := range rows {
-			d.change(&event.Base{Time: ids[owner(r)], Type: "APPLICATION_DELETE"}, d.key(r), func(*R) *R { return nil })
+			d.change(&event.Base{Time: since(r), Type: "APPLICATION_DELETE"}, d.key(r), func(*R) *R { return nil })
 		}
 	})
 }

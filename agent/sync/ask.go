@@ -168,6 +168,7 @@ func (d *dataset[K, R]) askOnce(ctx context.Context, k K, a *ask[R]) (rows []R, 
 }
 
 func (d *dataset[K, R]) answered(k K, a *ask[R], rows []R, seq uint64, started time.Time) {
+	k = d.numbers.current(k)
 	d.asking = true
 	defer func() { d.asking = false }()
 	w := d.e.windowAt(started.UnixMilli())
@@ -182,7 +183,7 @@ func (d *dataset[K, R]) answered(k K, a *ask[R], rows []R, seq uint64, started t
 	}
 	found := false
 	for i := range rows {
-		key := d.key(&rows[i])
+		key := d.identify(&rows[i])
 		found = found || key == k
 		if e, ok := d.ledger.entries[key]; ok && e.seq > seq {
 			if key == k {

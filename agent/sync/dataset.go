@@ -48,8 +48,10 @@ type dataset[K comparable, R any] struct {
 	table  Table[K, R]
 	shadow *shadow[K, R] // nil for the large tables
 	ledger *ledger[K]
-	what   string // in the change feed
-	key    func(*R) K
+	// numbers is nil where rows have one name only.
+	numbers *numbers[K, R]
+	what    string // in the change feed
+	key     func(*R) K
 	// same tells whether two rows say the same, their age and origin apart.
 	same  func(a, b *R) bool
 	stamp func(r *R, updated int64, o origin)
@@ -175,8 +177,15 @@ func (d *dataset[K, R]) poisoned(f *panicError, k *K) {
 func (d *dataset[K, R]) takeOne(p *pull[K, R], r *R) {
 	var k *K
 	f := guarded(func() {
-		id := d.key(r)
+		id := d.identify(r)
 		k = &id
+		var none K
+		if d.numbers != nil && id == none {
+			if d.e.firstOf("nameless " + d.name) {
+				d.log.Warn().Msg("the list has rows with neither a number nor a UUID: they are passed over")
+			}
+			return
+		}
 		d.take(p, id, r)
 	})
 	if f == nil {
@@ -227,6 +236,7 @@ func (d *dataset[K, R]) finish(p *pull[K, R], meta Meta, err error) pullResult {
 		}
 		return pullResult{outcome: pullFailed, err: err}
 	}
+	d.renumber(p)
 	d.e.observe(meta)
 	w := d.e.windowAt(meta.Started.UnixMilli())
 	if d.ledger.evicted >= w.lo {
@@ -349,8 +359,14 @@ func (d *dataset[K, R]) write(k K, before, row *R, o origin, updated int64) {
 	case row != nil:
 		d.stamp(row, updated, o)
 		d.table.Put(*row)
+		if d.numbers != nil && d.numbers.complete {
+			d.learn(row)
+		}
 	case before != nil:
 		d.table.Delete(k)
+		if d.numbers != nil {
+			d.learn(before) // late news of it may know only one of its names
+		}
 	default:
 		return
 	}

@@ -61,7 +61,8 @@ type Engine struct {
 	folderSet   bool
 
 	goneMu                              sync.Mutex
-	gone                                map[int64]int64
+	gone                                map[int64]int64 // when applications were deleted, by number and by the key of their UUID
+	goneByUUID                          bool            // some of them have no number
 	orphanMappings, orphanSubscriptions cascade
 
 	changes changes

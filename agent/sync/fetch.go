@@ -165,7 +165,7 @@ func (e *Engine) fetchSubscription(ctx context.Context, api *subscription.API, a
 		if err != nil || len(rows) == 0 {
 			return false, err
 		}
-		if err := d.w.do(ctx, func() { d.answered(d.key(&rows[0]), &ask[subscription.Subscription]{}, rows, seq, started) }); err != nil {
+		if err := d.w.do(ctx, func() { d.answered(d.identify(&rows[0]), &ask[subscription.Subscription]{}, rows, seq, started) }); err != nil {
 			return false, err
 		}
 		return true, nil

@@ -181,16 +181,26 @@ func (e *Engine) build() {
 
 	e.applications = newDataset(e, group("applications", e.applyApplication), kindApplications, event.TopicNotification, dataset[int64, subscription.Application]{
 		what: "application", table: dom.Applications, same: sameApplication,
-		key: func(r *subscription.Application) int64 { return r.ID },
+		key: (*subscription.Application).Key,
+		numbers: &numbers[int64, subscription.Application]{key: subscription.RowKey,
+			of: func(r *subscription.Application) (*int64, string) { return &r.ID, r.UUID }},
 		stamp: func(r *subscription.Application, at int64, o origin) {
 			r.UpdatedAt, r.Origin = at, subscription.Origin(o)
 		},
-		id:      func(k int64, _ *subscription.Application) string { return decimal(k) },
+		id: func(k int64, r *subscription.Application) string {
+			if k < 0 && r != nil {
+				return r.UUID
+			}
+			return decimal(k)
+		},
 		fetch:   perTenant(e, l.Applications, applicationRow),
 		changed: e.applicationChanged,
 	})
 	if l.Application != nil {
 		e.applications.single = func(ctx context.Context, id int64, hint *subscription.Application) ([]subscription.Application, error) {
+			if id <= 0 {
+				return nil, errNoHint // it can be asked for by number only
+			}
 			return oneOf(e, tenantOfRow(hint, func(r *subscription.Application) string { return r.Tenant }), func(t string) (*controlplane.Application, error) {
 				return l.Application(ctx, t, id)
 			}, applicationRow)
@@ -212,7 +222,7 @@ func (e *Engine) build() {
 				e.misses.forget(mappingMiss(e.mappings.key(after)))
 			}
 		},
-		orphan: func(r *subscription.KeyMapping) int64 { return e.goneSince(r.ApplicationID) },
+		orphan: func(r *subscription.KeyMapping) int64 { return e.goneSince(r.ApplicationID, r.ApplicationUUID) },
 	})
 	if l.KeyMapping != nil {
 		e.mappings.single = func(ctx context.Context, k MappingKey, hint *subscription.KeyMapping) ([]subscription.KeyMapping, error) {
@@ -224,18 +234,25 @@ func (e *Engine) build() {
 
 	e.subscriptions = newDataset(e, group("subscriptions", e.applySubscription), kindSubscriptions, event.TopicNotification, dataset[int64, subscription.Subscription]{
 		what: "subscription", table: dom.Subscriptions, same: sameSubscription, tie: subscriptionTie,
-		key: func(r *subscription.Subscription) int64 { return r.ID },
+		key: (*subscription.Subscription).Key,
+		numbers: &numbers[int64, subscription.Subscription]{key: subscription.RowKey,
+			of: func(r *subscription.Subscription) (*int64, string) { return &r.ID, r.UUID }},
 		stamp: func(r *subscription.Subscription, at int64, o origin) {
 			r.UpdatedAt, r.Origin = at, subscription.Origin(o)
 		},
-		id:    func(k int64, _ *subscription.Subscription) string { return decimal(k) },
+		id: func(k int64, r *subscription.Subscription) string {
+			if k < 0 && r != nil {
+				return r.UUID
+			}
+			return decimal(k)
+		},
 		fetch: perTenant(e, l.Subscriptions, subscriptionRow),
 		changed: func(_, after *subscription.Subscription) {
 			if after != nil {
 				e.misses.forget(subscriptionMiss(after.ApplicationID, after.APIID, after.ApplicationUUID, after.APIUUID))
 			}
 		},
-		orphan: func(r *subscription.Subscription) int64 { return e.goneSince(r.ApplicationID) },
+		orphan: func(r *subscription.Subscription) int64 { return e.goneSince(r.ApplicationID, r.ApplicationUUID) },
 	})
 	if l.Subscription != nil {
 		e.subscriptions.single = func(ctx context.Context, id int64, hint *subscription.Subscription) ([]subscription.Subscription, error) {

@@ -46,6 +46,7 @@ type step struct {
 type history struct {
 	SkewMS, BeforeMS, AfterMS int
 	Seed                      uint64
+	Names                     names
 	Steps                     []step
 }
 
@@ -64,6 +65,7 @@ func histories() *rapid.Generator[history] {
 			BeforeMS: rapid.SampledFrom([]int{0, 5, 200, 1500}).Draw(t, "before"),
 			AfterMS:  rapid.SampledFrom([]int{0, 5, 300, 2500}).Draw(t, "after"),
 			Seed:     rapid.Uint64().Draw(t, "seed"),
+			Names:    names(rapid.SampledFrom([]int{0, 0, 1, 2, 3, 4}).Draw(t, "names")),
 			Steps: rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 				return step{
 					Op:    rapid.SampledFrom(opNames).Draw(t, "op"),
@@ -104,6 +106,7 @@ func (p *player) publish(topic string, ev event.Event, s step) {
 	if !up {
 		return
 	}
+	ev = p.named(ev)
 	deliver := func(after time.Duration) {
 		p.pending.Go(func() {
 			time.Sleep(after)
@@ -119,6 +122,33 @@ func (p *player) publish(topic string, ev event.Event, s step) {
 	if s.Twice {
 		deliver(time.Duration(p.rng.IntN(3000)) * time.Millisecond)
 	}
+}
+
+// named makes an event name its entity as the API Manager's events do.
+func (p *player) named(ev event.Event) event.Event {
+	if p.m.names == byNumber {
+		return ev
+	}
+	numberless := p.m.names == byUUID || p.rng.IntN(3) > 0
+	switch ev := ev.(type) {
+	case event.ApplicationChanged:
+		if ev.UUID = appUUID(ev.ID); numberless {
+			ev.ID = 0
+		}
+		return ev
+	case event.KeyMappingChanged:
+		if ev.ApplicationUUID = appUUID(ev.ApplicationID); numberless {
+			ev.ApplicationID = 0
+		}
+		return ev
+	case event.SubscriptionChanged:
+		ev.UUID, ev.ApplicationUUID = subUUID(ev.ID), appUUID(ev.ApplicationID)
+		if numberless {
+			ev.ID, ev.ApplicationID = 0, 0
+		}
+		return ev
+	}
+	return ev
 }
 
 // locked is a writer for many goroutines.
@@ -339,6 +369,7 @@ func playHistory(t *testing.T, h history, faults hooks) (differences []string) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := newManager()
+		m.names = h.Names
 		m.skew = time.Duration(h.SkewMS) * time.Millisecond
 		m.before, m.after = time.Duration(h.BeforeMS)*time.Millisecond, time.Duration(h.AfterMS)*time.Millisecond
 		for id := range int64(4) {

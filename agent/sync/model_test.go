@@ -132,9 +132,9 @@ func newWorld() *world {
 			}
 			return APIKey{ID: r.ID}
 		}),
-		apps:      newMemTable(func(r *subscription.Application) int64 { return r.ID }),
+		apps:      newMemTable((*subscription.Application).Key),
 		mappings:  newMemTable(func(r *subscription.KeyMapping) MappingKey { return MappingKey{r.ConsumerKey, r.KeyManager} }),
-		subs:      newMemTable(func(r *subscription.Subscription) int64 { return r.ID }),
+		subs:      newMemTable((*subscription.Subscription).Key),
 		kms:       newMemSink(func(k keymanager.KeyManager) string { return k.Tenant + "/" + k.Name }),
 		deny:      newMemSink(func(c throttle.DenyCondition) string { return fmt.Sprint(denyKeyOf(&c)) }),
 		templates: newMemSink(func(k throttle.KeyTemplate) string { return k.Template }),
@@ -232,6 +232,8 @@ type manager struct {
 	revoked   controlplane.Revoked
 	artifacts map[string]controlplane.Artifact
 
+	names names // what lists call applications and subscriptions
+
 	skew    time.Duration // the manager's clock minus ours
 	before  time.Duration // from request to snapshot
 	after   time.Duration // from snapshot to answer
@@ -256,6 +258,68 @@ func (m *manager) called(name string) int {
 }
 
 func (m *manager) now() int64 { return time.Now().Add(m.skew).UnixMilli() }
+
+// names says how an API Manager names applications and subscriptions.
+type names int
+
+const (
+	byNumber    names = iota // numbers alone, as 3.2
+	byUUID                   // UUIDs alone, everywhere
+	listsByBoth              // lists by both, events by UUID and now and then by both
+	listsByUUID              // lists by UUID, events as before
+	listsByTurn              // one answer by UUID, the next by both; events as before
+)
+
+func subUUID(id int64) string { return fmt.Sprint("sub-", id) }
+func appUUID(id int64) string { return fmt.Sprint("app-", id) }
+
+// numberless tells whether the answer that is being given names no numbers. The caller holds mu.
+func (m *manager) numberless() bool {
+	n := 0
+	for _, c := range m.calls {
+		n += c
+	}
+	return m.names == byUUID || m.names == listsByUUID || m.names == listsByTurn && n%2 == 0
+}
+
+func (m *manager) appNamed(a controlplane.Application) controlplane.Application {
+	if m.names != byNumber {
+		a.UUID = appUUID(a.ID)
+		if m.numberless() {
+			a.ID = 0
+		}
+	}
+	return a
+}
+
+func (m *manager) mappingNamed(k controlplane.KeyMapping) controlplane.KeyMapping {
+	if m.names != byNumber {
+		k.ApplicationUUID = appUUID(k.ApplicationID)
+		if m.numberless() {
+			k.ApplicationID = 0
+		}
+	}
+	return k
+}
+
+func (m *manager) subNamed(s controlplane.Subscription) controlplane.Subscription {
+	if m.names != byNumber {
+		s.SubscriptionUUID, s.ApplicationUUID = subUUID(s.SubscriptionID), appUUID(s.AppID)
+		if m.numberless() {
+			s.SubscriptionID, s.AppID = 0, 0
+		}
+	}
+	return s
+}
+
+// named makes rows name themselves.
+func named[K comparable, W any](rows map[K]W, name func(W) W) map[K]W {
+	out := make(map[K]W, len(rows))
+	for k, w := range rows {
+		out[k] = name(w)
+	}
+	return out
+}
 
 // answer is one call: waiting, the snapshot, waiting.
 func answer[T any](ctx context.Context, m *manager, name string, take func() T) (T, Meta, error) {
@@ -327,9 +391,9 @@ func oneRow[W any](ctx context.Context, m *manager, name string, find func() (W,
 func (m *manager) lists() Lists {
 	return Lists{
 		APIs:                 listOf(m, kindAPIs, func() map[string]controlplane.API { return m.apis }),
-		Applications:         listOf(m, kindApplications, func() map[int64]controlplane.Application { return m.apps }),
-		KeyMappings:          listOf(m, kindKeyMappings, func() map[string]controlplane.KeyMapping { return m.mappings }),
-		Subscriptions:        listOf(m, kindSubscriptions, func() map[int64]controlplane.Subscription { return m.subs }),
+		Applications:         listOf(m, kindApplications, func() map[int64]controlplane.Application { return named(m.apps, m.appNamed) }),
+		KeyMappings:          listOf(m, kindKeyMappings, func() map[string]controlplane.KeyMapping { return named(m.mappings, m.mappingNamed) }),
+		Subscriptions:        listOf(m, kindSubscriptions, func() map[int64]controlplane.Subscription { return named(m.subs, m.subNamed) }),
 		SubscriptionPolicies: listOf(m, kindSubscriptionPolicies, func() map[string]controlplane.Policy { return m.subPol }),
 		ApplicationPolicies:  listOf(m, kindApplicationPolicies, func() map[string]controlplane.Policy { return m.appPol }),
 		KeyManagers:          listOf(m, kindKeyManagers, func() map[string]controlplane.KeyManager { return m.kms }),
@@ -357,19 +421,19 @@ func (m *manager) lists() Lists {
 			})
 		},
 		Application: func(ctx context.Context, _ string, id int64) (*controlplane.Application, error) {
-			return oneRow(ctx, m, "application", func() (controlplane.Application, bool) { a, ok := m.apps[id]; return a, ok })
+			return oneRow(ctx, m, "application", func() (controlplane.Application, bool) { a, ok := m.apps[id]; return m.appNamed(a), ok })
 		},
 		KeyMapping: func(ctx context.Context, _, consumerKey, keyManager string) (*controlplane.KeyMapping, error) {
 			return oneRow(ctx, m, "key_mapping", func() (controlplane.KeyMapping, bool) {
 				k, ok := m.mappings[consumerKey+"@"+subscription.CanonicalKeyManager(keyManager)]
-				return k, ok
+				return m.mappingNamed(k), ok
 			})
 		},
 		Subscription: func(ctx context.Context, _ string, q controlplane.SubscriptionQuery) (*controlplane.Subscription, error) {
 			return oneRow(ctx, m, "subscription", func() (controlplane.Subscription, bool) {
 				for _, s := range m.subs {
-					if s.APIID == q.APIID && s.AppID == q.AppID {
-						return s, true
+					if s.APIID == q.APIID && (s.AppID == q.AppID || m.names != byNumber && appUUID(s.AppID) == q.ApplicationUUID) {
+						return m.subNamed(s), true
 					}
 				}
 				return controlplane.Subscription{}, false
@@ -515,9 +579,45 @@ func (r *rig) differences() []string {
 	defer r.m.mu.Unlock()
 	var out []string
 	out = append(out, diffTable("api", r.w.apis, r.m.apis, func(a controlplane.API) subscription.API { return apiRow(a) }, sameAPI)...)
-	out = append(out, diffTable("application", r.w.apps, r.m.apps, func(a controlplane.Application) subscription.Application { return applicationRow(a, "") }, sameApplication)...)
-	out = append(out, diffTable("key mapping", r.w.mappings, r.m.mappings, func(a controlplane.KeyMapping) subscription.KeyMapping { return mappingRow(a, "") }, sameMapping)...)
-	out = append(out, diffTable("subscription", r.w.subs, r.m.subs, func(a controlplane.Subscription) subscription.Subscription { return subscriptionRow(a, "") }, sameSubscription)...)
+	// Whatever names lists and events use, there is one row of each, and the numbers that it has are right.
+	numbered := func(id *int64, uuid string) {
+		if _, n, ok := strings.Cut(uuid, "-"); ok && *id == 0 {
+			_, _ = fmt.Sscan(n, id)
+		}
+	}
+	apps := newMemTable(func(a *subscription.Application) string { return fmt.Sprint(a.ID) })
+	for a := range r.w.apps.table().All() {
+		row := *a
+		numbered(&row.ID, row.UUID)
+		if apps.table().Put(row) != nil {
+			out = append(out, fmt.Sprintf("application %d is held twice", row.ID))
+		}
+	}
+	mappings := newMemTable(r.w.mappings.key)
+	for k := range r.w.mappings.table().All() {
+		row := *k
+		numbered(&row.ApplicationID, row.ApplicationUUID)
+		mappings.table().Put(row)
+	}
+	subs := newMemTable(func(s *subscription.Subscription) string { return fmt.Sprint(s.ID) })
+	for s := range r.w.subs.table().All() {
+		row := *s
+		numbered(&row.ID, row.UUID)
+		numbered(&row.ApplicationID, row.ApplicationUUID)
+		if subs.table().Put(row) != nil {
+			out = append(out, fmt.Sprintf("subscription %d is held twice", row.ID))
+		}
+	}
+	names := r.m.names
+	if names != byNumber {
+		r.m.names = listsByBoth
+	}
+	out = append(out, diffTable("application", apps, r.m.apps, func(a controlplane.Application) subscription.Application { return applicationRow(r.m.appNamed(a), "") }, sameApplication)...)
+	out = append(out, diffTable("key mapping", mappings, r.m.mappings, func(a controlplane.KeyMapping) subscription.KeyMapping { return mappingRow(r.m.mappingNamed(a), "") }, sameMapping)...)
+	out = append(out, diffTable("subscription", subs, r.m.subs, func(a controlplane.Subscription) subscription.Subscription {
+		return subscriptionRow(r.m.subNamed(a), "")
+	}, sameSubscription)...)
+	r.m.names = names
 	out = append(out, diffSink("subscription policy", r.w.subPol, r.m.subPol, func(p controlplane.Policy) throttle.Policy { return policyRow(throttle.PolicySubscription, p, "") }, samePolicy)...)
 	out = append(out, diffSink("application policy", r.w.appPol, r.m.appPol, func(p controlplane.Policy) throttle.Policy { return policyRow(throttle.PolicyApplication, p, "") }, samePolicy)...)
 	out = append(out, diffSink("key manager", r.w.kms, r.m.kms, func(k controlplane.KeyManager) keymanager.KeyManager { return keyManagerRow(k, "") }, sameKeyManager)...)

@@ -185,6 +185,11 @@ func tableSection[K comparable, R any](d *dataset[K, R], from origin, dec *rowDe
 				return dec.err
 			}
 			d.stamp(&row, 0, from)
+			if d.numbers != nil {
+				if id, _ := d.numbers.of(&row); *id == 0 {
+					d.numbers.used = true
+				}
+			}
 			if rows == nil {
 				rows = make([]R, 0, count)
 			}
