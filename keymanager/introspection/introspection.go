@@ -138,6 +138,15 @@ func New(o Options) (*Client, error) {
 	return c, nil
 }
 
+// Check says what is wrong with an endpoint, as New does.
+func Check(e keymanager.Introspection) error {
+	c, err := New(Options{Endpoint: e})
+	if err == nil {
+		c.Close()
+	}
+	return err
+}
+
 // authenticateWith checks and reads what the method of authentication needs.
 func (c *Client) authenticateWith() error {
 	e := &c.opts.Endpoint
