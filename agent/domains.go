@@ -15,6 +15,7 @@ import (
 	natssink "gatehouse/agent/eventsink/nats"
 	"gatehouse/agent/eventsource/brokerurl"
 	"gatehouse/keymanager"
+	"gatehouse/keymanager/introspection"
 	"gatehouse/keymanager/registry"
 	"gatehouse/keymanager/revocation"
 	"gatehouse/subscription/store"
@@ -53,6 +54,7 @@ func (a *Agent) buildDomains() error {
 		CacheCapacity: cfg.APIM.Cache.GatewayToken.Capacity,
 		CacheEnabled:  cfg.APIM.Cache.GatewayToken.Enable,
 		Revocations:   d.revocations,
+		Introspection: introspectionOf(cfg.Gateway.Introspection),
 	})
 	issuers, err := issuersOf(cfg)
 	if err != nil {
@@ -164,13 +166,15 @@ func issuerOf(i config.JWTIssuer, at string) (keymanager.KeyManager, error) {
 		JWKSURL:           i.JWKS.URL.Reveal(),
 		ConsumerKeyClaim:  i.ConsumerKeyClaim,
 		ScopesClaim:       i.ScopesClaim,
-		SelfValidate:      true,
+		SelfValidate:      i.JWKS.URL != "" || i.CertificateFile != "" || i.SharedSecret != "",
+		SharedSecret:      i.SharedSecret.Reveal(),
 		Audience:          i.Audience,
 		Algorithms:        i.Algorithms,
 		ClockSkew:         i.ClockSkew.Std(),
 		AllowMissingExp:   !i.RequireExp,
 		SkipSubscriptions: !i.ValidateSubscriptions, ValidateSubscriptions: i.ValidateSubscriptions,
 		MaxStale:          i.JWKSMaxStale.Std(),
+		JWKSRefresh:       i.JWKS.RefreshInterval.Std(),
 		CAFile:            string(i.JWKS.CAFile),
 		SkipTLSVerify:     i.JWKS.SkipSSLVerification,
 		FromConfiguration: true,
@@ -199,7 +203,49 @@ func issuerOf(i config.JWTIssuer, at string) (keymanager.KeyManager, error) {
 		}
 		km.CAPEM = string(text)
 	}
+	if i.Introspection.URL != "" {
+		endpoint, err := endpointOf(&i.Introspection, at+".introspection")
+		if err != nil {
+			return km, err
+		}
+		km.Introspection = endpoint
+	}
 	return km, nil
+}
+
+// endpointOf turns an issuer's introspection, which stands at a key, into the endpoint of a key manager.
+func endpointOf(i *config.IssuerIntrospection, at string) (*keymanager.Introspection, error) {
+	e := &keymanager.Introspection{
+		URL: i.URL.Reveal(), Auth: keymanager.ClientAuth(i.AuthMethod), ClientID: i.ClientID, ClientSecret: i.ClientSecret.Reveal(),
+		KeyFile: string(i.KeyFile), CertFile: string(i.CertFile),
+	}
+	for _, f := range []struct {
+		key  string
+		path config.Path
+		to   *string
+	}{{".key_file", i.KeyFile, &e.KeyPEM}, {".cert_file", i.CertFile, &e.CertPEM}} {
+		if f.path == "" {
+			continue
+		}
+		text, err := os.ReadFile(string(f.path))
+		if err != nil {
+			return nil, &keyError{at + f.key, err}
+		}
+		*f.to = string(text)
+	}
+	if err := introspection.Check(*e); err != nil {
+		return nil, &keyError{at, err}
+	}
+	return e, nil
+}
+
+// introspectionOf says how answers about opaque tokens are kept.
+func introspectionOf(i config.Introspection) registry.IntrospectionOptions {
+	o := registry.IntrospectionOptions{TTL: i.TTL.Std(), ServeStale: i.OnUnavailable == "serve_stale", StaleTTL: i.StaleTTL.Std()}
+	if o.TTL == 0 { // written so: nothing is kept
+		o.TTL = -1
+	}
+	return o
 }
 
 func reveal(urls []config.URL) []string {

@@ -322,9 +322,10 @@ func (d *decoder) checkIssuers(c *Config) {
 			d.report(at+".name", &problem{"an issuer that stands above already", "merge the two sections"})
 		}
 		seen[issuer.Name] = true
-		if issuer.JWKS.URL == "" && issuer.CertificateFile == "" && issuer.SharedSecret == "" {
-			d.report(at, &problem{"an issuer without keys to verify its tokens", "write jwks.url, certificate_file or shared_secret"}, at+".jwks.url", at+".jwks", at+".certificate_file", at+".shared_secret")
+		if issuer.JWKS.URL == "" && issuer.CertificateFile == "" && issuer.SharedSecret == "" && issuer.Introspection.URL == "" {
+			d.report(at, &problem{"an issuer without keys to verify its tokens", "write jwks.url, certificate_file, shared_secret or introspection.url"}, at+".jwks.url", at+".jwks", at+".certificate_file", at+".shared_secret", at+".introspection.url", at+".introspection")
 		}
+		d.checkIntrospection(at+".introspection", &issuer.Introspection)
 		for k, algorithm := range issuer.Algorithms {
 			if strings.HasPrefix(algorithm, "HS") && issuer.SharedSecret == "" {
 				d.report(fmt.Sprintf("%s.algorithms[%d]", at, k), &problem{"an algorithm that needs shared_secret", "write shared_secret, or an algorithm with public keys such as \"RS256\""}, at+".shared_secret")
@@ -342,6 +343,31 @@ func (d *decoder) checkIssuers(c *Config) {
 			}
 			mapped[mapping.LocalClaim] = k
 		}
+	}
+}
+
+func (d *decoder) checkIntrospection(at string, i *IssuerIntrospection) {
+	if i.URL == "" {
+		if i.AuthMethod != "" || i.ClientID != "" || i.ClientSecret != "" || i.KeyFile != "" || i.CertFile != "" {
+			d.report(at, &problem{"an introspection without an endpoint", `write url = "https://…/introspect"`}, at+".url")
+		}
+		return
+	}
+	need := func(key string, has bool) {
+		if !has {
+			d.report(at+".auth_method", &problem{"a client authentication without " + key, "write " + key + " beside it"}, at+"."+key)
+		}
+	}
+	switch i.AuthMethod {
+	case "client_secret_basic", "client_secret_post":
+		need("client_id", i.ClientID != "")
+		need("client_secret", i.ClientSecret != "")
+	case "private_key_jwt":
+		need("client_id", i.ClientID != "")
+		need("key_file", i.KeyFile != "")
+	case "tls_client_auth":
+		need("cert_file", i.CertFile != "")
+		need("key_file", i.KeyFile != "")
 	}
 }
 

@@ -83,7 +83,12 @@ func TestRulesBetweenKeys(t *testing.T) {
 		{"a JWT that would never end", "[[apim.jwt.claims]]\nname = \"exp\"\nremove = true", []string{"apim.jwt.claims[0].name = \"exp\": says how long the JWT holds, and stays"}},
 		{"a protected claim", "[[apim.jwt.claims]]\nname = \"iss\"\nvalue = \"x\"", []string{"apim.jwt.claims[0].name = \"iss\": a claim that the gateway alone writes"}},
 
-		{"an issuer without keys", "[[apim.jwt.issuer]]\nname = \"https://i\"", []string{"apim.jwt.issuer[0]: an issuer without keys to verify its tokens; write jwks.url, certificate_file or shared_secret"}},
+		{"an issuer without keys", "[[apim.jwt.issuer]]\nname = \"https://i\"", []string{"apim.jwt.issuer[0]: an issuer without keys to verify its tokens; write jwks.url, certificate_file, shared_secret or introspection.url"}},
+		{"an issuer that is asked about its tokens", "[[apim.jwt.issuer]]\nname = \"https://i\"\n[apim.jwt.issuer.introspection]\nurl = \"https://i/introspect\"", nil},
+		{"an introspection without an endpoint", issuerHead + "[apim.jwt.issuer.introspection]\nclient_id = \"g\"", []string{"apim.jwt.issuer[0].introspection: an introspection without an endpoint; write url"}},
+		{"a client without its secret", issuerHead + "[apim.jwt.issuer.introspection]\nurl = \"https://i/introspect\"\nauth_method = \"client_secret_post\"\nclient_id = \"g\"", []string{"introspection.auth_method = \"client_secret_post\": a client authentication without client_secret; write client_secret beside it"}},
+		{"an assertion without its key", issuerHead + "[apim.jwt.issuer.introspection]\nurl = \"https://i/introspect\"\nauth_method = \"private_key_jwt\"\nclient_id = \"g\"", []string{"a client authentication without key_file"}},
+		{"a certificate that is not named", issuerHead + "[apim.jwt.issuer.introspection]\nurl = \"https://i/introspect\"\nauth_method = \"tls_client_auth\"", []string{"a client authentication without cert_file; write cert_file beside it"}},
 		{"the same issuer twice", issuerHead + issuerHead, []string{"gatehouse.toml:5: apim.jwt.issuer[1].name = \"https://i\": an issuer that stands above already"}},
 		{"HMAC without a secret", issuerHead + "algorithms = [\"RS256\", \"HS256\"]", []string{"apim.jwt.issuer[0].algorithms[1] = \"HS256\": an algorithm that needs shared_secret"}},
 		{"a short secret", issuerHead + "shared_secret = \"hunter2\"", []string{"apim.jwt.issuer[0].shared_secret = ***: too short"}},

@@ -133,7 +133,7 @@ func TestWholeConfigurationOfTheManualLoadsAsWritten(t *testing.T) {
 	want.APIM.JWT.Issuers = []JWTIssuer{{
 		Name: "https://keycloak.example.com/realms/shop", ConsumerKeyClaim: "azp", ScopesClaim: "scope",
 		ValidateSubscriptions: true, RequireExp: true, ClockSkew: 5 * second, JWKSMaxStale: 24 * hour,
-		JWKS:         JWKS{URL: "https://keycloak.example.com/realms/shop/protocol/openid-connect/certs"},
+		JWKS:         JWKS{URL: "https://keycloak.example.com/realms/shop/protocol/openid-connect/certs", RefreshInterval: hour},
 		ClaimMapping: []ClaimMapping{{RemoteClaim: "preferred_username", LocalClaim: "http://wso2.org/claims/enduser"}},
 	}}
 	want.Upstream.CircuitBreaker = &CircuitBreaker{

@@ -34,6 +34,7 @@ var toldDefaults = map[string]string{
 	"apim.throttling.throttle_decision_endpoints":        "the event hub's",
 	"apim.jwt.issuer[].algorithms":                       "RS, PS and ES 256 to 512, EdDSA",
 	"apim.jwt.issuer[].consumer_key_claim":               "`consumerKey`, then `azp`",
+	"apim.jwt.issuer[].introspection.auth_method":        "`client_secret_basic` with `client_id`, else `none`",
 	"apim.jwt.issuer[].validate_subscriptions":           "that of `[gateway]`",
 	"apim.gateway_notification.gateway_id":               "made once, kept in `data_dir`",
 	"traffic_manager.ssl":                                "`\":9711\"` with `cert_file`",

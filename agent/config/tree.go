@@ -119,9 +119,9 @@ type GatewayOnStale struct {
 
 // Introspection is how answers about opaque tokens are kept.
 type Introspection struct {
-	TTL           Duration `toml:"ttl" rule:"min=0s,max=24h,later"`
-	OnUnavailable string   `toml:"on_unavailable" rule:"enum=deny|serve_stale,later"`
-	StaleTTL      Duration `toml:"stale_ttl" rule:"min=0s,max=24h,later"`
+	TTL           Duration `toml:"ttl" rule:"min=0s,max=24h"`
+	OnUnavailable string   `toml:"on_unavailable" rule:"enum=deny|serve_stale"`
+	StaleTTL      Duration `toml:"stale_ttl" rule:"min=0s,max=24h"`
 }
 
 // GatewayUser is a user of basic authentication.
@@ -270,7 +270,7 @@ type JWTIssuer struct {
 	Name                       string         `toml:"name" rule:"required,word,wso2,reload"`
 	JWKS                       JWKS           `toml:"jwks"`
 	CertificateFile            Path           `toml:"certificate_file" rule:"file,reload"`
-	SharedSecret               Secret         `toml:"shared_secret" rule:"later,reload"`
+	SharedSecret               Secret         `toml:"shared_secret" rule:"reload"`
 	Algorithms                 []string       `toml:"algorithms" rule:"enum=RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA|HS256|HS384|HS512,reload"`
 	Audience                   []string       `toml:"audience" rule:"reload"`
 	ConsumerKeyClaim           string         `toml:"consumer_key_claim" rule:"wso2,reload"` // empty: consumerKey, then azp
@@ -282,13 +282,27 @@ type JWTIssuer struct {
 	RequireExp            bool     `toml:"require_exp" rule:"reload"`
 	ClockSkew             Duration `toml:"clock_skew" rule:"min=0s,max=300s,reload"`
 	JWKSMaxStale          Duration `toml:"jwks_max_stale" rule:"min=0s,max=365d,reload"`
+	// Introspection is where opaque tokens of the issuer are asked about; an empty URL: nowhere.
+	Introspection IssuerIntrospection `toml:"introspection"`
+}
+
+// IssuerIntrospection is how an issuer is asked about its opaque tokens, and about all of them where it has no keys.
+type IssuerIntrospection struct {
+	URL          URL    `toml:"url" rule:"scheme=http|https,reload"`
+	AuthMethod   string `toml:"auth_method" rule:"enum=none|client_secret_basic|client_secret_post|private_key_jwt|tls_client_auth,reload"`
+	ClientID     string `toml:"client_id" rule:"reload"`
+	ClientSecret Secret `toml:"client_secret" rule:"reload"`
+	KeyFile      Path   `toml:"key_file" rule:"file,reload"`
+	CertFile     Path   `toml:"cert_file" rule:"file,reload"`
 }
 
 // JWKS is where an issuer publishes its keys.
 type JWKS struct {
-	URL                 URL  `toml:"url" rule:"scheme=http|https,wso2,reload"`
-	CAFile              Path `toml:"ca_file" rule:"file,reload"`
-	SkipSSLVerification bool `toml:"skip_ssl_verification" rule:"reload"`
+	URL URL `toml:"url" rule:"scheme=http|https,wso2,reload"`
+	// RefreshInterval is the most time between two fetches.
+	RefreshInterval     Duration `toml:"refresh_interval" rule:"min=1s,max=24h,reload"`
+	CAFile              Path     `toml:"ca_file" rule:"file,reload"`
+	SkipSSLVerification bool     `toml:"skip_ssl_verification" rule:"reload"`
 }
 
 // ClaimMapping renames a claim of an accepted token.
@@ -501,7 +515,8 @@ func defaultElement(zero any) any {
 	case URLGroup:
 		return URLGroup{Type: "failover"}
 	case JWTIssuer:
-		return JWTIssuer{ScopesClaim: "scope", ValidateSubscriptions: true, RequireExp: true, ClockSkew: 5 * second, JWKSMaxStale: 24 * hour}
+		return JWTIssuer{ScopesClaim: "scope", ValidateSubscriptions: true, RequireExp: true, ClockSkew: 5 * second, JWKSMaxStale: 24 * hour,
+			JWKS: JWKS{RefreshInterval: hour}}
 	case CircuitBreaker:
 		return CircuitBreaker{
 			RequestVolumeThreshold: 20, FailureThreshold: 0.5, TimeWindow: 10 * second, BucketSize: 1 * second,
