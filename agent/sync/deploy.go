@@ -356,7 +356,7 @@ func (e *Engine) applyMetadata(ev *event.APIChanged) outcome {
 		}
 	}
 	gone := ev.Action == event.Delete || ev.Lifecycle && strings.EqualFold(ev.Status, "RETIRED")
-	if gone && e.artifacts.table.Get(ev.UUID) != nil {
+	if gone && ev.UUID != "" { // also when it is not known: its project may be on its way
 		e.artifacts.unwant(ev.UUID)
 		e.artifacts.change(&ev.Base, ev.UUID, func(*Deployed) *Deployed { return nil })
 	}

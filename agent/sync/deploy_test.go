@@ -368,3 +368,27 @@ func TestStandAloneIsReadyWithTheFolder(t *testing.T) {
 		wantServed(t, r)
 	})
 }
+
+// TestAPIThatIsDeletedWhileItsProjectIsReadStaysAway: the answer is from before, and nobody would ask again.
+func TestAPIThatIsDeletedWhileItsProjectIsReadStaysAway(t *testing.T) {
+	run(t, nil, func(t *testing.T, r *rig) {
+		r.source.state(eventsource.Connected)
+		settled(time.Minute)
+		r.m.deploy(project(t, 1, 1), 1, "PUBLISHED")
+		r.m.mu.Lock()
+		r.m.after = 3 * time.Second
+		r.m.mu.Unlock()
+		now := r.m.now()
+		r.source.deliver(r.wire.message(event.TopicNotification, event.Deployment{Base: base(now), UUID: apiUUID(1), Labels: []string{"Default"}}))
+		settled(time.Second) // the answer is on its way
+		r.m.mu.Lock()
+		clear(r.m.artifacts)
+		clear(r.m.apis)
+		r.m.mu.Unlock()
+		r.source.deliver(r.wire.message(event.TopicNotification, event.APIChanged{Base: base(now + 1000), Action: event.Delete, ID: 1, UUID: apiUUID(1)}))
+		settled(time.Minute)
+		if got := r.w.contexts(); len(got) != 0 {
+			t.Errorf("deployed are %q, want nothing", got)
+		}
+	})
+}

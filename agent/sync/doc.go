@@ -44,10 +44,12 @@
 // # Who does what
 //
 //	source    one per event source. Decodes in the source's goroutine, applies throttle decisions at once, puts
-//	          everything else into the inbox of its worker. Bounded: an overflow drops the backlog and makes the lists due
+//	          everything else into the inbox of its worker. Bounded in events and in bytes: an overflow drops the backlog and
+//	          makes the lists due
 //	worker    one per group of kinds: APIs and artifacts, applications, key mappings, subscriptions, policies, key
 //	          managers, deny policies and key templates, revocations, scopes. Its goroutine alone changes the tables of the group:
 //	          events, pieces of lists, answers to questions. Groups never wait for one another
+//	          A panic over one of these fails that one, is counted, and makes the list due; nothing else stops
 //	kind      one per list. Its goroutine alone fetches the list; knows when it is due, retries for ever
 //	dataset   a table with its ledger, in the hands of its worker
 //
@@ -55,7 +57,9 @@
 // 1 to 15 s on 5xx, a minute on refused credentials) or held back. A list that is empty where rows are held, or has lost
 // more than half of them, looks like an API Manager that is just starting; it is held back until a second one says the same
 // (confirm.go). A failed list replaces nothing, and other kinds go on. A connect of the event hub, Resync, and every ten
-// minutes the slow resync make lists due; requests while one is being fetched make it run once more afterwards.
+// minutes the slow resync make lists due; requests while one is being fetched make it run once more afterwards. Gaps are
+// the exception: a gateway reports them because it is too slow, so a list that only a gap asks for waits, after one that was
+// fetched, for as long as that took.
 //
 // Deployed APIs are a data set like the others, of projects in place of rows: a DEPLOY event is a question about
 // that API whose answer is its project, REMOVE is a deletion (deploy.go). A definition that cannot be read leaves the

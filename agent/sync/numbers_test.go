@@ -75,6 +75,11 @@ func TestRowsAreOneByWhateverTheyAreNamed(t *testing.T) {
 			events: []ev{{1, "u1", 20, ""}, {0, "u1", 10, "BLOCKED"}},
 			want:   []string{"2 u2 LISTED"},
 		},
+		"deleted by number, late news by UUID": {
+			listed: []controlplane.Subscription{{SubscriptionID: 1, SubscriptionUUID: "u1"}, {SubscriptionID: 2, SubscriptionUUID: "u2"}},
+			events: []ev{{1, "", 20, ""}, {0, "u1", 10, "BLOCKED"}},
+			want:   []string{"2 u2 LISTED"},
+		},
 		"deleted by UUID, late news by both": {
 			listed: []controlplane.Subscription{{SubscriptionUUID: "u1"}, {SubscriptionUUID: "u2"}},
 			events: []ev{{0, "u1", 20, ""}, {1, "u1", 10, "BLOCKED"}},
