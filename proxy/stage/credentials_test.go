@@ -1,0 +1,294 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gatehouse/keymanager"
+	"gatehouse/proxy/definition"
+	"gatehouse/proxy/pipeline"
+	"gatehouse/subscription"
+	"gatehouse/throttle"
+)
+
+// TestWhatAKindIsCountedUnder: contract gateway-behaviour.md 8 to 10.
+func TestWhatAKindIsCountedUnder(t *testing.T) {
+	application := &keymanager.EmbeddedApplication{ID: 3, Name: "Embedded", Owner: "carol", Tier: "10PerMin"}
+	type counted struct{ User, AppID, AppName, AppOwner, AppTenant, AppTier, SubscriptionTier, KeyType string }
+	for _, c := range []struct {
+		name, ask, bring string
+		token            keymanager.Token
+		facts            subscription.Facts
+		want             counted
+		code             int
+	}{
+		{name: "a user", ask: "basic_auth", bring: "basic good", want: counted{"alice@carbon.super", "anonymous", "anonymous", "", "", "Unlimited", "Default", "PRODUCTION"}},
+		{name: "a user with a plan", ask: "basic_auth", bring: "basic good", token: keymanager.Token{Tier: "Gold"},
+			want: counted{"alice@carbon.super", "anonymous", "anonymous", "", "", "Unlimited", "Gold", "PRODUCTION"}},
+		{name: "a certificate", ask: "mutualssl", bring: "cert good", token: keymanager.Token{ID: "thumb", Subject: "CN=a", Tier: "Gold"},
+			want: counted{"Unknown@carbon.super", "thumb", "CN=a", "", "", "Unlimited", "Gold", "PRODUCTION"}},
+		{name: "a certificate without a plan", ask: "mutualssl", bring: "cert good", token: keymanager.Token{ID: "thumb"},
+			want: counted{"Unknown@carbon.super", "thumb", "", "", "", "Unlimited", "", "PRODUCTION"}},
+		{name: "a token with a certificate", ask: "mutualssl+oauth2", bring: "cert good, bearer good", token: keymanager.Token{User: "bob", Tier: "Gold", ConsumerKey: "ck"}, facts: row(subscription.Unblocked),
+			want: counted{"bob@carbon.super", "7", "App", "alice", "carbon.super", "50PerMin", "Gold", "PRODUCTION"}},
+		{name: "a key of the console", ask: "oauth2", bring: "console good", token: keymanager.Token{User: "bob", Application: &keymanager.EmbeddedApplication{KeyType: "PRODUCTION"}},
+			want: counted{"bob@carbon.super", "0", "", "", "carbon.super", "", "", "PRODUCTION"}},
+		{name: "an API key of a known application", ask: "api_key", bring: "key good", facts: row(subscription.Unblocked),
+			token: keymanager.Token{User: "bob", Application: &keymanager.EmbeddedApplication{ID: 7, Tier: "Old"}},
+			want:  counted{"bob@carbon.super", "7", "App", "alice", "carbon.super", "50PerMin", "Gold", "PRODUCTION"}},
+		{name: "an API key whose claims say otherwise than the rows", ask: "api_key", bring: "key good", facts: row(subscription.Blocked),
+			token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1", Tier: "Silver"}}}, code: 900907},
+		{name: "an API key of a known application without subscription", ask: "api_key", bring: "key good",
+			facts: subscription.Facts{API: &subscription.API{}, Application: &subscription.Application{ID: 7}}, token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}}, code: 900908},
+		{name: "an API key for an API that is not known", ask: "api_key", bring: "key good",
+			facts: subscription.Facts{Application: &subscription.Application{ID: 7}}, token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}}, code: 900908},
+		{name: "an API key of an unknown application that names the API", ask: "api_key", bring: "query good",
+			token: keymanager.Token{User: "bob", Application: application, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1", Tier: "Silver", SubscriberTenant: "example.org"}}},
+			want:  counted{"bob@carbon.super", "3", "Embedded", "carol", "example.org", "10PerMin", "Silver", "PRODUCTION"}},
+		{name: "an API key of an unknown application for another API", ask: "api_key", bring: "query good",
+			token: keymanager.Token{Application: application, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "2"}}}, code: 900908},
+		{name: "an API key that names no subscriptions", ask: "api_key", bring: "query good", token: keymanager.Token{Application: application}, code: 900908},
+		{name: "an API key that names no application", ask: "api_key", bring: "query good", code: 900908},
+		{name: "on hold", ask: "api_key", bring: "key good", facts: row(subscription.OnHold), token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}}, code: 900909},
+		{name: "production blocked, sandbox key", ask: "api_key", bring: "key good", facts: row(subscription.ProdOnlyBlocked),
+			token: keymanager.Token{User: "bob", Application: &keymanager.EmbeddedApplication{ID: 7, KeyType: "SANDBOX"}},
+			want:  counted{"bob@carbon.super", "7", "App", "alice", "carbon.super", "50PerMin", "Gold", "SANDBOX"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i := &issuers{token: c.token}
+			d := all(i)
+			api := shop()
+			api.SkipSubscriptions = false
+			op := &definition.Operation{Template: "/*", Method: "GET", Security: asks(c.ask), APIKeyHeaders: []string{"X-Key"}, APIKeyQueries: []string{"key"}}
+			w := &world{facts: c.facts}
+			x := prepared(i, d, w, api, op, c.bring)
+			f := pipeline.Run(x)
+			if c.code != 0 {
+				if f == nil || f.Code != c.code {
+					t.Fatalf("got %+v (%s), want %d", f, x.Reason, c.code)
+				}
+				return
+			}
+			if f != nil {
+				t.Fatalf("refused: %+v, %s", f, x.Reason)
+			}
+			q := w.published[0]
+			got := counted{q.User, q.AppID, q.AppName, q.AppOwner, q.AppTenant, q.AppTier, q.SubscriptionTier, q.KeyType}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			if !q.Authenticated || !x.StripCredential {
+				t.Error("not authenticated, or not stripped")
+			}
+		})
+	}
+}
+
+func prepared(i *issuers, d *Domains, w *world, api *definition.API, op *definition.Operation, bring string) *pipeline.Exchange {
+	d.Authenticator, d.Subscriptions, d.Denier, d.Throttler = i, w, w, w
+	r := &pipeline.Route{API: api, Operation: op, Tenant: "carbon.super", AuthHeader: "Authorization", Secured: !op.Unsecured, Production: true, Sandbox: true}
+	r.Credentials([]string{"X-Wso2-Client-Certificate"}, d.KeepCredential)
+	r.Stages, r.Again = d.Chain(r), d.Again(r)
+	x := &pipeline.Exchange{Context: context.Background(), Now: now, BodyLength: -1}
+	var h fields
+	h, x.Query, x.Certificates = came(bring)
+	x.Header = h
+	x.ClientIP = netip.MustParseAddr("192.0.2.7")
+	x.SetRoute(r)
+	return x
+}
+
+func TestScopesOfKinds(t *testing.T) {
+	for _, c := range []struct {
+		name, ask, bring string
+		have             []string
+		all, keys        bool
+		code             int
+		client           string
+	}{
+		{name: "a user with the scope", ask: "basic_auth", bring: "basic good", have: []string{"read"}},
+		{name: "a user without", ask: "basic_auth", bring: "basic good", code: 900910, client: "One of these scopes is needed: read write"},
+		{name: "an API key needs none", ask: "api_key", bring: "key good"},
+		{name: "an API key needs one where it is asked to", ask: "api_key", bring: "key good", keys: true, code: 900910},
+		{name: "an API key that has one", ask: "api_key", bring: "key good", keys: true, have: []string{"write"}},
+		{name: "a key of the console needs none", ask: "oauth2", bring: "console good", keys: true},
+		{name: "a certificate needs none", ask: "mutualssl", bring: "cert good"},
+		{name: "any one", ask: "oauth2", bring: "bearer good", have: []string{"x", "write"}},
+		{name: "one of all", ask: "oauth2", bring: "bearer good", have: []string{"x", "write"}, all: true, code: 900910, client: "These scopes are missing: read"},
+		{name: "none of all", ask: "oauth2", bring: "bearer good", all: true, code: 900910, client: `error="insufficient_scope", scope="read write"`},
+		{name: "all", ask: "oauth2", bring: "bearer good", have: []string{"write", "x", "read"}, all: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i := &issuers{token: keymanager.Token{Scopes: c.have}}
+			d := all(i)
+			d.ScopesForAPIKeys = c.keys
+			api := shop()
+			api.AllScopes = c.all
+			op := &definition.Operation{Template: "/*", Method: "GET", Security: asks(c.ask), APIKeyHeaders: []string{"X-Key"}, Scopes: []string{"read", "write"}}
+			x, f := secureOp(i, d, api, op, c.bring)
+			if c.code == 0 && f != nil || c.code != 0 && (f == nil || f.Code != c.code) {
+				t.Fatalf("got %+v (%s), want %d", f, x.Reason, c.code)
+			}
+			if f != nil && !strings.Contains(f.Description+" "+f.Challenge, c.client) {
+				t.Errorf("the client is told %q, %q, want %q", f.Description, f.Challenge, c.client)
+			}
+		})
+	}
+}
+
+// TestOffers: a key is judged by where it comes from, a certificate by the API that it is shown to.
+func TestOffers(t *testing.T) {
+	i := &issuers{}
+	x := prepared(i, all(i), &world{}, shop(), &definition.Operation{Template: "/*", Method: "GET", Security: asks("mutualssl+api_key"), APIKeyHeaders: []string{"X-Key"}}, "key good, cert good")
+	x.Header.(fields)["Referer"] = []string{"https://app.example.test/"}
+	if f := pipeline.Run(x); f != nil {
+		t.Fatalf("%+v %s", f, x.Reason)
+	}
+	key := keymanager.KeyOffer{Value: "good", Tenant: "carbon.super", APIUUID: "u", APIName: "Shop", APIVersion: "1", APIContext: "/shop/1", ClientIP: x.ClientIP, Referer: "https://app.example.test/"}
+	if len(i.keys) != 1 || i.keys[0] != key {
+		t.Errorf("the key was offered as %+v", i.keys)
+	}
+	if len(i.certs) != 1 || i.certs[0].API != "u" || string(i.certs[0].DER) != "good" || i.certs[0].FromHeader {
+		t.Errorf("the certificate was offered as %+v", i.certs)
+	}
+}
+
+// TestCredentialsAreNotShown: of what came, nothing that was meant as a secret is published or traced.
+func TestCredentialsAreNotShown(t *testing.T) {
+	for _, bring := range []string{"bearer good-1, key good-2", "query good-3, console good-4", "basic good-5, query good-6"} {
+		i := &issuers{}
+		w := &world{}
+		x := prepared(i, all(i), w, shop(), &definition.Operation{
+			Template: "/*", Method: "GET", Security: asks("oauth2 | api_key | basic_auth"), APIKeyHeaders: []string{"x-key"}, APIKeyQueries: []string{"key"},
+		}, bring)
+		x.Query += "&q=1&access_token=good-7&k%65y=good-8"
+		h := x.Header.(fields)
+		h["X-Wso2-Client-Certificate"], h["X-Plain"] = []string{"good-9"}, []string{"shown"}
+		f := pipeline.Run(x)
+		var seen listed
+		src := x.Throttle.Attributes.(throttle.AttributeSource)
+		src.VisitHeaders(&seen)
+		src.VisitQuery(&seen)
+		slices.Sort(seen)
+		if want := []string{"X-Plain=shown", "q=1"}; !slices.Equal(seen, want) {
+			t.Errorf("%s: listed %q, want %q", bring, seen, want)
+		}
+		traces := pipeline.NewTraces(1, 1)
+		x.RequestID = "id"
+		traces.Add(&x.Trace)
+		v, _ := traces.Find("id")
+		text := strings.Builder{}
+		for _, s := range v.Steps {
+			text.WriteString(s.Reason + s.User + s.Check + s.ConsumerKey + s.KID)
+		}
+		if strings.Contains(text.String(), "good") || f != nil && strings.Contains(f.Description+f.Challenge, "good") {
+			t.Errorf("%s: the trace holds %q, the answer %+v", bring, text.String(), f)
+		}
+	}
+}
+
+// TestKindsThatNobodyChecks: an alternative of a kind without a domain is none, and a resource without another is closed.
+func TestKindsThatNobodyChecks(t *testing.T) {
+	for ask, code := range map[string]int{"api_key": 900901, "basic_auth": 900901, "mutualssl": 900901, "oauth2+mutualssl": 900901, "http digest": 900901, "oauth2 | api_key": 0, "oauth2 | http digest": 0} {
+		i := &issuers{}
+		x, f := secure(i, &Domains{}, shop(), ask, "bearer good, key good, console good, cert good")
+		if code == 0 && f != nil || code != 0 && (f == nil || f.Code != code || !strings.Contains(x.Reason, "not set up to check")) {
+			t.Errorf("%s: %+v, %s", ask, f, x.Reason)
+		}
+	}
+}
+
+func TestDomainThatSaysNothing(t *testing.T) {
+	i := &issuers{}
+	d := all(i)
+	d.Certificates = mute{}
+	x, f := secure(i, d, shop(), "mutualssl", "cert good")
+	if f == nil || f.Code != 900900 || f.Status != 503 || x.Token != nil {
+		t.Errorf("%+v", f)
+	}
+}
+
+type mute struct{}
+
+func (mute) AuthenticateCertificate(keymanager.CertificateOffer) (*keymanager.Token, error) {
+	return nil, nil
+}
+
+// unreadable is a certificate that a proxy has garbled.
+type unreadable struct{}
+
+func (unreadable) ClientCertificate() (pipeline.Certificate, error) {
+	return pipeline.Certificate{FromHeader: true}, errors.New("it is neither PEM nor DER")
+}
+
+func TestCertificateThatCannotBeRead(t *testing.T) {
+	for ask, code := range map[string]int{"mutualssl": 900901, "mutualssl | oauth2": 0, "oauth2": 0} {
+		i := &issuers{}
+		x := prepared(i, all(i), &world{}, shop(), &definition.Operation{Template: "/*", Method: "GET", Security: asks(ask)}, "bearer good")
+		x.Certificates = unreadable{}
+		f := pipeline.Run(x)
+		if code == 0 && f != nil || code != 0 && (f == nil || f.Code != code || !strings.Contains(x.Reason, "neither PEM nor DER")) {
+			t.Errorf("%s: %+v, %s", ask, f, x.Reason)
+		}
+	}
+}
+
+// TestCostOfKinds keeps requests with one credential at what they cost: the user with its tenant is the one text made.
+func TestCostOfKinds(t *testing.T) {
+	i := &issuers{}
+	token := &keymanager.Token{Kind: keymanager.KindAPIKey, User: "bob", Unsubscribed: true, KeyManager: "KM"}
+	for ask, bring := range map[string]string{"oauth2 | api_key": "bearer good", "api_key": "key good", "api_key ": "query good"} {
+		w := &world{}
+		d := &Domains{APIKeys: fixed{token}}
+		x := prepared(i, d, w, shop(), &definition.Operation{Template: "/*", Method: "GET", Security: asks(strings.TrimSpace(ask)), APIKeyHeaders: []string{"X-Key"}, APIKeyQueries: []string{"key"}}, bring)
+		d.Authenticator = fixed{token}
+		stage := x.Route.Stages[2].(*authenticate)
+		if n := testing.AllocsPerRun(100, func() {
+			x.Offer = pipeline.Offer{}
+			if f := stage.Run(x); f != nil {
+				t.Fatal(f)
+			}
+		}); n > 1 {
+			t.Errorf("%s with %s: %v allocations, want at most 1", ask, bring, n)
+		}
+	}
+}
+
+// fixed knows one token.
+type fixed struct{ t *keymanager.Token }
+
+func (f fixed) Authenticate(context.Context, keymanager.Credential) (*keymanager.Token, bool, error) {
+	return f.t, true, nil
+}
+
+func (f fixed) AuthenticateKey(context.Context, keymanager.KeyOffer) (*keymanager.Token, bool, error) {
+	return f.t, true, nil
+}
+
+func BenchmarkAuthenticate(b *testing.B) {
+	token := &keymanager.Token{Kind: keymanager.KindAPIKey, User: "bob@carbon.super", Unsubscribed: true, KeyManager: "KM"}
+	for _, c := range []struct{ name, ask, bring string }{
+		{"token", "oauth2", "bearer good"}, {"token_or_key/token", "oauth2 | api_key", "bearer good"}, {"token_or_key/key", "oauth2 | api_key", "key good"},
+		{"token_or_key/query", "oauth2 | api_key", "query good"}, {"token_and_key", "oauth2+api_key", "bearer good, key good"},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			d := &Domains{APIKeys: fixed{token}}
+			x := prepared(&issuers{}, d, &world{}, shop(), &definition.Operation{Template: "/*", Method: "GET", Security: asks(c.ask), APIKeyHeaders: []string{"X-Key"}, APIKeyQueries: []string{"key"}}, c.bring)
+			d.Authenticator = fixed{token}
+			stage := x.Route.Stages[2].(*authenticate)
+			b.ReportAllocs()
+			for b.Loop() {
+				x.Offer = pipeline.Offer{}
+				if f := stage.Run(x); f != nil {
+					b.Fatal(f)
+				}
+			}
+		})
+	}
+}
