@@ -108,3 +108,41 @@ func BenchmarkValidate(b *testing.B) {
 		Validate(f)
 	}
 }
+
+// TestValidateApplication: without a key mapping the credential says the type of the key, and all else is as with one.
+func TestValidateApplication(t *testing.T) {
+	with := func(s State) Facts {
+		return Facts{API: &API{ID: 1}, Application: &Application{ID: 7}, Subscription: &Subscription{ID: 9, State: s}}
+	}
+	for _, c := range []struct {
+		name    string
+		facts   Facts
+		kt      KeyType
+		want    Reason
+		keyType KeyType
+	}{
+		{"unblocked", with(Unblocked), "", Allowed, Production},
+		{"unblocked, sandbox", with(Unblocked), "sandbox", Allowed, Sandbox},
+		{"blocked", with(Blocked), Sandbox, SubscriptionBlocked, Sandbox},
+		{"production blocked, production key", with(ProdOnlyBlocked), "production", SubscriptionBlocked, Production},
+		{"production blocked, sandbox key", with(ProdOnlyBlocked), Sandbox, Allowed, Sandbox},
+		{"production blocked, unknown key type", with(ProdOnlyBlocked), "OTHER", SubscriptionBlocked, "OTHER"},
+		{"on hold", with(OnHold), "", SubscriptionInactive, Production},
+		{"unknown state", with("FROZEN"), "", UnknownState, Production},
+		{"no API", Facts{Application: &Application{}}, "", UnknownAPI, Production},
+		{"no application", Facts{API: &API{}}, "", UnknownApplication, Production},
+		{"no subscription", Facts{API: &API{ID: 1}, Application: &Application{ID: 7}}, "", NoSubscription, Production},
+	} {
+		v := ValidateApplication(c.facts, c.kt)
+		if v.Reason != c.want || v.KeyType != c.keyType || (v.Detail == "") != (c.want == Allowed) {
+			t.Errorf("%s: %+v", c.name, v)
+		}
+		if c.facts.API == nil || c.facts.Application == nil {
+			continue
+		}
+		c.facts.Mapping = &KeyMapping{KeyType: c.kt}
+		if m := Validate(c.facts); m != v {
+			t.Errorf("%s: with a mapping it is %+v", c.name, m)
+		}
+	}
+}

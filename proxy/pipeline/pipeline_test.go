@@ -1,7 +1,10 @@
 package pipeline
 
 import (
+	"maps"
 	"net/textproto"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -128,6 +131,88 @@ func TestCredentialIsNotShown(t *testing.T) {
 	if x.fields != (fields{}) {
 		t.Error("the visitor is kept")
 	}
+}
+
+// TestPlacesOfCredentials: what may carry a credential is never shown, and is kept from the backend where one is asked for.
+func TestPlacesOfCredentials(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		op             definition.Operation
+		secured, keep  bool
+		secrets, strip []string
+		queries        []string
+		bearer, basic  bool
+	}{
+		{name: "a token", secured: true, secrets: []string{"Authorization", "Internal-Key", "X-Cert"}, strip: []string{"Authorization", "Internal-Key", "X-Cert"}, bearer: true},
+		{name: "a token that is kept", secured: true, keep: true, secrets: []string{"Authorization", "Internal-Key", "X-Cert"}, strip: []string{"Internal-Key", "X-Cert"}, bearer: true},
+		{name: "open", secrets: []string{"Authorization", "Internal-Key", "X-Cert"}, bearer: true},
+		{name: "a key anywhere", op: definition.Operation{Security: [][]definition.Credential{{definition.APIKey}}}, secured: true,
+			secrets: []string{"Authorization", "Apikey", "Internal-Key", "X-Cert"}, strip: []string{"Authorization", "Apikey", "Internal-Key", "X-Cert"}, queries: []string{"apikey"}},
+		{name: "a key in its place, or a user", op: definition.Operation{
+			Security: [][]definition.Credential{{definition.APIKey}, {definition.Basic}}, APIKeyHeaders: []string{"x-key", "X-KEY", "authorization"}, APIKeyQueries: []string{"k"},
+		}, secured: true, keep: true, secrets: []string{"Authorization", "X-Key", "Internal-Key", "X-Cert"}, strip: []string{"X-Key", "Internal-Key", "X-Cert"}, queries: []string{"k"}, basic: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := &Route{API: &definition.API{}, Operation: &c.op, AuthHeader: "Authorization", Secured: c.secured}
+			r.Credentials([]string{"X-Cert"}, c.keep)
+			if !slices.Equal(r.Secrets, c.secrets) || !slices.Equal(r.Strip, c.strip) || !slices.Equal(r.KeyQueries, c.queries) || r.Bearer != c.bearer || r.Basic != c.basic {
+				t.Errorf("secrets %q, stripped %q, parameters %q, bearer %v, basic %v", r.Secrets, r.Strip, r.KeyQueries, r.Bearer, r.Basic)
+			}
+		})
+	}
+}
+
+func TestWithoutParameters(t *testing.T) {
+	for query, want := range map[string]string{
+		"":                         "",
+		"a=1":                      "a=1",
+		"key=s":                    "",
+		"key":                      "",
+		"a=1&key=s":                "a=1",
+		"key=s&a=1":                "a=1",
+		"a=%7e&key=s&b=+&&c":       "a=%7e&b=+&&c",
+		"k%65y=s&a=1":              "a=1",
+		"Key=s&keys=1&akey=2":      "Key=s&keys=1&akey=2",
+		"a=key&b=key=s":            "a=key&b=key=s",
+		"key=1&key=2&x=1&key=":     "x=1",
+		"a=1;key=s":                "a=1;key=s", // no separator: the parameter is a
+		"%zz=1&key=s":              "%zz=1",
+		"other+name=s&a=1":         "a=1",
+		"other%20name=s&a=1&other": "a=1&other",
+	} {
+		if got := WithoutParameters(query, []string{"key", "other name"}); got != want {
+			t.Errorf("%q: %q, want %q", query, got, want)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { WithoutParameters("a=1&b=2", []string{"key"}) }); n != 0 {
+		t.Errorf("%v allocations where nothing is to be removed", n)
+	}
+}
+
+// FuzzQuery compares to package url: of a query that it can read, the parameters are found as often as it finds them, and the others
+// stay as they were.
+func FuzzQuery(f *testing.F) {
+	for _, q := range []string{"", "key=1", "a=1&key=%31&b", "k%65y=+", "key&key=2", "a=1;key=2", "%", "key=%zz", "=&==&key"} {
+		f.Add(q, "key")
+	}
+	f.Fuzz(func(t *testing.T, query, name string) {
+		left := WithoutParameters(query, []string{name})
+		if _, n := QueryValue(left, name); n != 0 {
+			t.Fatalf("%q is still in %q", name, left)
+		}
+		want, err := url.ParseQuery(query)
+		if err != nil {
+			return
+		}
+		// An empty name is in every query with an empty pair, which package url leaves out.
+		if value, n := QueryValue(query, name); name != "" && (n != len(want[name]) || n > 0 && value != want[name][0]) {
+			t.Fatalf("%q %d times in %q, want %q", value, n, query, want[name])
+		}
+		delete(want, name)
+		if got, err := url.ParseQuery(left); err != nil || !maps.EqualFunc(got, want, slices.Equal[[]string]) {
+			t.Fatalf("left %q (%v) of %q", left, err, query)
+		}
+	})
 }
 
 func TestViewWithoutRoute(t *testing.T) {

@@ -202,6 +202,35 @@ func BenchmarkResolve(b *testing.B) {
 	}
 }
 
+// BenchmarkResolveApplication does the three look-ups of a request with an API key, over random applications.
+func BenchmarkResolveApplication(b *testing.B) {
+	z := sizeFor()
+	s := New()
+	z.load(s)
+	runtime.GC()
+	rng := rand.New(rand.NewPCG(1, 2))
+	type request struct {
+		app int64
+		ref subscription.APIRef
+		key string
+	}
+	requests := make([]request, 1<<16)
+	for i := range requests {
+		app, api := z.subscription(rng.Int64N(z.subscriptions))
+		requests[i] = request{app, subscription.APIRef{UUID: uuid(1, api)}, uuid(2, app)}
+	}
+	b.ReportAllocs()
+	defer processorTime(b)()
+	i := 0
+	for b.Loop() {
+		i++
+		r := &requests[i%len(requests)]
+		if f := s.ResolveApplication(r.key, r.app, r.ref); f.Subscription == nil {
+			b.Fatal("missed")
+		}
+	}
+}
+
 func BenchmarkTablePut(b *testing.B) {
 	z := sizeFor()
 	s := New()

@@ -86,14 +86,23 @@ func (m *model) resolve(ck, km string, ref subscription.APIRef) (f subscription.
 	if f.Mapping = m.mapping(ck, km); f.Mapping == nil {
 		return f
 	}
+	with := m.resolveApplication(f.Mapping.ApplicationUUID, f.Mapping.ApplicationID, ref)
+	with.Mapping = f.Mapping
+	return with
+}
+
+func (m *model) resolveApplication(uuid string, id int64, ref subscription.APIRef) (f subscription.Facts) {
+	f.API = m.getAPI(APIKey{UUID: ref.UUID, ID: ref.ID})
+	if f.API == nil && ref.Context != "" {
+		f.API = best(m.apis, func(a *subscription.API) bool { return a.Context == ref.Context && a.Version == ref.Version }, betterAPI)
+	}
 	byID := func(a, b *subscription.Application) bool { return a.ID > b.ID }
-	mp := f.Mapping
-	if mp.ApplicationUUID != "" {
-		f.Application = best(m.applications, func(a *subscription.Application) bool { return a.UUID == mp.ApplicationUUID }, byID)
+	if uuid != "" {
+		f.Application = best(m.applications, func(a *subscription.Application) bool { return a.UUID == uuid }, byID)
 	}
 	if f.Application == nil {
 		f.Application = best(m.applications, func(a *subscription.Application) bool {
-			return mp.ApplicationID != 0 && a.ID == mp.ApplicationID && (mp.ApplicationUUID == "" || a.UUID == "")
+			return id != 0 && a.ID == id && (uuid == "" || a.UUID == "")
 		}, byID)
 	}
 	if f.API == nil || f.Application == nil {
@@ -273,6 +282,8 @@ func TestStoreAgainstModel(t *testing.T) {
 					ref := subscription.APIRef{UUID: genUUID.Draw(t, "uuid"), ID: genID.Draw(t, "id"),
 						Context: "/" + genText.Draw(t, "context"), Version: genText.Draw(t, "version")}
 					equal(t, fmt.Sprintf("Resolve(%s, %s, %+v)", ck, km, ref), s.Resolve(ck, km, ref), m.resolve(ck, km, ref))
+					app, id := genUUID.Draw(t, "application"), genID.Draw(t, "number")
+					equal(t, fmt.Sprintf("ResolveApplication(%s, %d, %+v)", app, id, ref), s.ResolveApplication(app, id, ref), m.resolveApplication(app, id, ref))
 				}
 			},
 		})

@@ -42,6 +42,10 @@ func TestReadersDuringReplaceAll(t *testing.T) {
 					t.Errorf("row %d: %s, %+v", id, v.Reason, f)
 					stop.Store(true)
 				}
+				if f := s.ResolveApplication(uuid(2, id), id, subscription.APIRef{UUID: uuid(1, id)}); f.Subscription == nil || f.Subscription.ID != id {
+					t.Errorf("application %d: %+v", id, f)
+					stop.Store(true)
+				}
 				if r := s.Subscriptions().Get(id); r == nil || r.ID != id {
 					t.Errorf("row %d is %+v", id, r)
 					stop.Store(true)

@@ -177,6 +177,8 @@ func TestResolveAllocatesNothing(t *testing.T) {
 		s.Resolve("mobProdK3y0000000000000001AbC", "Default", byUUID)
 		s.Resolve("mobProdK3y0000000000000001AbC", "Default", byContext)
 		s.Resolve("nope", "Default", byContext)
+		s.ResolveApplication("", 1, byUUID)
+		s.ResolveApplication("2d3e4f50-0000-4000-8000-000000000000", 0, byContext)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
