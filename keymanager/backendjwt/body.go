@@ -82,9 +82,11 @@ type rules struct {
 	life     int64 // s
 	excluded map[string]bool
 	values   []template.Template // of Rules.Claims
-	// The names that begin with the dialect.
+	// The names of the standard claims that begin with the dialect.
 	endUser, appID, appUUID, subscriber, appName, appTier, apiName, apiContext, version, tenant, tier, keyType, userType, attributes string
 	prefix                                                                                                                           string
+	// standard are these names: no token tells a backend what only the gateway knows, where that is unknown neither.
+	standard map[string]bool
 }
 
 func compile(r Rules) (*rules, error) {
@@ -100,7 +102,7 @@ func compile(r Rules) (*rules, error) {
 	if r.Life < time.Second {
 		return nil, fmt.Errorf("a life of %s: write a second at least", r.Life)
 	}
-	c := &rules{Rules: r, life: int64(r.Life / time.Second), excluded: map[string]bool{}, values: make([]template.Template, len(r.Claims))}
+	c := &rules{Rules: r, life: int64(r.Life / time.Second), excluded: map[string]bool{}, standard: map[string]bool{}, values: make([]template.Template, len(r.Claims))}
 	for _, name := range r.Excluded {
 		c.excluded[name] = true
 	}
@@ -138,6 +140,7 @@ func compile(r Rules) (*rules, error) {
 		"applicationAttributes": &c.attributes,
 	} {
 		*at = c.prefix + name
+		c.standard[*at] = true
 	}
 	return c, nil
 }
@@ -273,14 +276,15 @@ func (r *rules) claims(c *keymanager.Caller, id string, now, exp int64) ([]byte,
 	return b.encode()
 }
 
-// userClaims passes the claims of the caller's token on, in the order of their names, but for the protected and the present.
+// userClaims passes the claims of the caller's token on, in the order of their names, but for those that the gateway
+// writes.
 func (r *rules) userClaims(b *body, own map[string]any) {
 	for _, name := range slices.Sorted(maps.Keys(own)) {
 		as := name
 		if local := oidc[name]; local != "" && r.ConvertDialect {
 			as = r.prefix + local
 		}
-		if _, has := b.values[as]; !has && !protected[as] && !r.excluded[name] {
+		if _, has := b.values[as]; !has && !protected[as] && !r.standard[as] && !r.excluded[name] {
 			b.put(as, own[name])
 		}
 	}
