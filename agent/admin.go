@@ -99,6 +99,9 @@ func (a *Agent) checks() []admin.Check {
 		if m.InUse && m.LastError != "" {
 			faults = append(faults, m.Name+": "+m.LastError)
 		}
+		if i := m.Introspection; m.InUse && i != nil && i.LastError != "" {
+			faults = append(faults, m.Name+": "+i.LastError)
+		}
 	}
 	km.Detail = fmt.Sprintf("%d key managers", len(state.Managers))
 	if len(faults) > 0 {

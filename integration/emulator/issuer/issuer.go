@@ -73,6 +73,9 @@ type Issuer struct {
 	revoked  map[string]bool // by jti, and by opaque token
 	jwksHits int
 	clients  map[string]string
+	// asked counts introspections; asker and its secret are who may ask, "" for anybody.
+	asked              int
+	asker, askerSecret string
 }
 
 // New makes an issuer. Its first key is made when it is needed, because that takes a while.
@@ -200,6 +203,20 @@ func (i *Issuer) Revoke(token string) {
 	i.revoked[token] = true
 }
 
+// RequireClient makes introspection answer nobody but a client with its secret.
+func (i *Issuer) RequireClient(id, secret string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.asker, i.askerSecret = id, secret
+}
+
+// Introspections counts the questions about tokens, those of strangers too.
+func (i *Issuer) Introspections() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.asked
+}
+
 // JWKSRequests counts the fetches of the key set.
 func (i *Issuer) JWKSRequests() int {
 	i.mu.Lock()
@@ -307,6 +324,18 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 
 func (i *Issuer) serveIntrospect(w http.ResponseWriter, r *http.Request) {
 	token := r.PostFormValue("token")
+	id, secret, basic := r.BasicAuth()
+	if !basic {
+		id, secret = r.PostFormValue("client_id"), r.PostFormValue("client_secret")
+	}
+	i.mu.Lock()
+	i.asked++
+	stranger := i.asker != "" && (id != i.asker || secret != i.askerSecret)
+	i.mu.Unlock()
+	if stranger {
+		answer(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client", "error_description": "unknown client or wrong secret"})
+		return
+	}
 	i.mu.Lock()
 	known, isOpaque := i.opaque[token]
 	revoked := i.revoked[token]
@@ -330,9 +359,9 @@ func (i *Issuer) serveIntrospect(w http.ResponseWriter, r *http.Request) {
 		}
 		return nil, errors.New("unknown key")
 	}, jwt.WithValidMethods([]string{"RS256"}))
-	id, _ := claims["jti"].(string)
+	jti, _ := claims["jti"].(string)
 	i.mu.Lock()
-	revoked = i.revoked[id]
+	revoked = i.revoked[jti]
 	i.mu.Unlock()
 	if err != nil || !parsed.Valid || revoked {
 		answer(w, http.StatusOK, map[string]bool{"active": false})
