@@ -60,7 +60,7 @@ func BenchmarkEvents(b *testing.B) {
 		overStore(s)(o)
 		o.Decode = event.Decode
 		o.Registerer = prometheus.NewRegistry()
-		o.QueueLimit = 1 << 30
+		o.QueueLimit, o.QueueBytes = 1<<30, 1<<40
 	})
 	r.start()
 	defer r.end(b)
