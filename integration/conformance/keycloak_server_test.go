@@ -26,7 +26,8 @@ import (
 
 // keycloak is a Keycloak server of the test's own: from Maven Central, with its own port, data and certificate.
 type keycloak struct {
-	url       string // https://localhost:port
+	t         *testing.T // with which the server ends
+	url       string     // https://localhost:port
 	home      string
 	authority []byte // certificate of the server, PEM
 	child     *harness.Child
@@ -56,7 +57,7 @@ func startKeycloak(t *testing.T) *keycloak {
 	if err != nil || len(homes) != 1 {
 		t.Fatalf("folders of Keycloak: %v, %v, want one", homes, err)
 	}
-	k := &keycloak{home: homes[0]}
+	k := &keycloak{t: t, home: homes[0]}
 	certificate, roots := harness.Certificate(t, "localhost", "127.0.0.1")
 	key, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
 	if err != nil {
@@ -120,7 +121,7 @@ func (k *keycloak) start(t *testing.T) {
 	began := time.Now()
 	c := exec.Command("java", k.arguments...)
 	c.Dir, c.Env = k.home, k.environment()
-	k.child = harness.StartChild(t, c, filepath.Join(k.home, "output"))
+	k.child = harness.StartChild(k.t, c, filepath.Join(k.home, "output"))
 	for {
 		resp, err := k.client.Get(k.url + "/realms/master")
 		if err == nil {

@@ -22,6 +22,9 @@ const (
 	soon      = 10 * time.Second
 	clockSkew = 5 * time.Second  // of the gateway, by default
 	keyPause  = 10 * time.Second // between fetches for unknown key IDs
+
+	introspectionTTL     = 2 * time.Second // as the tests configure it for Keycloak
+	introspectionTimeout = 2 * time.Second // of the gateway
 )
 
 // announced is the name of the key manager of a realm in the API Manager.
@@ -33,6 +36,7 @@ func TestKeycloak(t *testing.T) {
 	k := startKeycloak(t)
 	const (
 		shop, turning, elsewhere = "shop", "turning", "elsewhere"
+		lightly                  = "lightly"          // its tokens are asked about
 		strict, doomed           = "strict", "doomed" // issuers of the gateway's own configuration
 		maxStale                 = keyPause + 2*time.Second
 	)
@@ -49,6 +53,9 @@ func TestKeycloak(t *testing.T) {
 	k.createRealm(t, elsewhere, "RS256", client("mobile-app"))
 	k.createRealm(t, strict, "RS256", client("right", audience("https://api.example.com")), client("wrong", audience("https://other.example.com")))
 	k.createRealm(t, doomed, "RS256", client("mobile-app"))
+	k.createRealm(t, lightly, "RS256", client("gatehouse"), client("mobile-app", lightweight, introspectedBy("gatehouse")),
+		client("stranger", lightweight, introspectedBy("gatehouse")), client("closing", lightweight, introspectedBy("gatehouse")),
+		client("secretive", lightweight))
 
 	authority := filepath.Join(t.TempDir(), "keycloak.crt")
 	write(t, authority, k.authority)
@@ -63,7 +70,7 @@ url = "%[1]s/protocol/openid-connect/certs"
 ca_file = %[3]q
 `, k.realm(realm), keys, authority)
 	}
-	sections := issuer(strict, `audience = ["https://api.example.com"]`) + issuer(doomed, fmt.Sprintf("jwks_max_stale = %q", maxStale))
+	sections := fmt.Sprintf("[gateway.introspection]\nttl = %q\n", introspectionTTL) + issuer(strict, `audience = ["https://api.example.com"]`) + issuer(doomed, fmt.Sprintf("jwks_max_stale = %q", maxStale))
 	w := startWorld(t, k.authority, sections, func(w *world) {
 		for _, realm := range append([]string{turning}, values(signed)...) {
 			if _, err := w.emu.PutKeyManager(emulator.KeyManager{Name: announced(realm), Type: "KeyCloak", Configuration: k.configuration(realm)}); err != nil {
@@ -74,6 +81,13 @@ ca_file = %[3]q
 		w.subscribe(t, announced(shop), "short")
 		w.subscribe(t, announced(shop), "closing")
 		w.application(t, announced(shop), "stranger")
+		conf := k.configuration(lightly, func(c object) { c["self_validate_jwt"] = false })
+		if _, err := w.emu.PutKeyManager(emulator.KeyManager{Name: announced(lightly), Type: "KeyCloak", Configuration: conf}); err != nil {
+			t.Fatal(err)
+		}
+		for _, client := range []string{"mobile-app", "closing", "secretive"} {
+			w.subscribe(t, announced(lightly), client)
+		}
 	})
 	mint := func(t *testing.T, client string) string { t.Helper(); return k.mint(t, shop, client) }
 
@@ -163,11 +177,27 @@ ca_file = %[3]q
 	})
 	t.Run("unknown key IDs", func(t *testing.T) { testUnknownKeyIDs(t, k, w, signed["ES256"]) })
 	t.Run("rotation", func(t *testing.T) { testRotation(t, k, w, turning) })
+	t.Run("introspection", func(t *testing.T) { testKeycloakIntrospection(t, k, w, lightly) })
 	t.Run("realm removed", func(t *testing.T) { testRealmRemoved(t, k, w, turning, doomed, maxStale) })
 	t.Run("server killed and started again", func(t *testing.T) {
 		cached, unseen := mint(t, "mobile-app"), mint(t, "mobile-app")
+		light, unseenLight := k.mint(t, lightly, "mobile-app"), k.mint(t, lightly, "mobile-app")
 		w.want(t, cached, 200, 0)
+		w.want(t, light, 200, 0)
+		answered := time.Now()
 		k.kill()
+		a, err := w.call(light)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.status != 200 && time.Since(answered) < introspectionTTL {
+			t.Errorf("%s after the answer about a token: %v, want 200 for %s", time.Since(answered), a, introspectionTTL)
+		}
+		began := time.Now()
+		w.want(t, unseenLight, 503, 900900)
+		if took := time.Since(began); took > introspectionTimeout+time.Second {
+			t.Errorf("the answer took %s, want less than %s", took, introspectionTimeout)
+		}
 		if _, err := k.grant(shop, credentials("mobile-app", "grant_type", "client_credentials")); err == nil {
 			t.Fatal("a killed Keycloak answers")
 		}
@@ -176,8 +206,81 @@ ca_file = %[3]q
 		k.start(t)
 		w.want(t, mint(t, "mobile-app"), 200, 0)
 		w.want(t, cached, 200, 0)
+		eventually(t, soon, "tokens from before are introspected again", func() bool { a, err := w.call(unseenLight); return err == nil && a.status == 200 })
+	})
+	t.Run("realm of introspected tokens removed", func(t *testing.T) {
+		token := k.mint(t, lightly, "mobile-app")
+		w.want(t, token, 200, 0)
+		k.admin(t, http.MethodDelete, "/"+lightly, nil, nil)
+		eventually(t, introspectionTTL+soon, "nobody can be asked about the token", func() bool {
+			a, err := w.call(token)
+			return err == nil && a.status == 503 && a.code == 900900
+		})
 	})
 	w.noTokens(t, clientSecret, userPassword)
+}
+
+// testKeycloakIntrospection sends tokens that the gateway asks Keycloak about, as self_validate_jwt=false says.
+func testKeycloakIntrospection(t *testing.T, k *keycloak, w *world, realm string) {
+	// refused waits until a token that was good is refused, which must be so once the answer about it is too old.
+	refused := func(t *testing.T, token string) {
+		t.Helper()
+		since := time.Now()
+		eventually(t, introspectionTTL+soon, "the token is refused", func() bool {
+			a, err := w.call(token)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a.status == 401 && a.code == 900901 && strings.Contains(a.reason, "does not know the token")
+		})
+		if took := time.Since(since); took > introspectionTTL+3*time.Second {
+			t.Errorf("refused after %s, want within the ttl of %s", took, introspectionTTL)
+		}
+	}
+	t.Run("lightweight token", func(t *testing.T) {
+		token := k.mint(t, realm, "mobile-app")
+		if _, says := claims(t, token)["preferred_username"]; says {
+			t.Fatal("the token says who the user is: it is no lightweight one")
+		}
+		w.wantTrace(t, token, `"key_manager":"Keycloak lightly"`, `"consumer_key":"mobile-app"`, `"user":"service-account-mobile-app@carbon.super"`)
+	})
+	t.Run("no subscription", func(t *testing.T) { w.want(t, k.mint(t, realm, "stranger"), 403, 900908) })
+	t.Run("forged", func(t *testing.T) {
+		parts := strings.Split(k.mint(t, realm, "mobile-app"), ".")
+		parts[1] = encodeJSON(t, object{"iss": k.realm(realm), "azp": "mobile-app", "exp": time.Now().Unix() + 300, "sub": "mallory"})
+		w.want(t, strings.Join(parts, "."), 401, 900901)
+	})
+	t.Run("not meant for the gateway", func(t *testing.T) {
+		// Keycloak tells a client about tokens that name it in aud, and of others says that they are not active.
+		w.wantReason(t, k.mint(t, realm, "secretive"), 401, 900901, "does not know the token")
+	})
+	t.Run("revoked", func(t *testing.T) {
+		token := k.mint(t, realm, "mobile-app")
+		w.want(t, token, 200, 0)
+		if status, body, err := k.post(realm, "revoke", credentials("mobile-app", "token", token)); err != nil || status != 200 {
+			t.Fatalf("revocation: %d %s, %v", status, body, err)
+		}
+		refused(t, token)
+	})
+	t.Run("signed out", func(t *testing.T) {
+		g := k.login(t, realm, "mobile-app")
+		w.wantTrace(t, g.Access, `"user":"alice@carbon.super"`)
+		if status, body, err := k.post(realm, "logout", credentials("mobile-app", "refresh_token", g.Refresh)); err != nil || status != 204 {
+			t.Fatalf("sign-out: %d %s, %v", status, body, err)
+		}
+		refused(t, g.Access)
+	})
+	t.Run("client disabled", func(t *testing.T) {
+		token := k.mint(t, realm, "closing")
+		w.want(t, token, 200, 0)
+		k.setEnabled(t, realm, "closing", false)
+		refused(t, token)
+	})
+	t.Run("many requests with one token", func(t *testing.T) {
+		if wrong := together(w, k.mint(t, realm, "mobile-app"), 100, 200); wrong != 0 {
+			t.Errorf("%d of 100 requests were not answered 200", wrong)
+		}
+	})
 }
 
 // testClockSkew has Keycloak make tokens that are just about to expire and that are not valid yet.
