@@ -144,15 +144,27 @@ func TestChangesAreShownAsTheListsShowThem(t *testing.T) {
 		change sync.Change
 		want   string
 	}{
-		{"a deny policy", sync.Change{What: "deny_policy", ID: "IP/carbon.super/7", After: &throttle.DenyCondition{Kind: throttle.DenyIP, Tenant: "carbon.super", ID: 7}},
-			`{"what":"deny_policy","id":"IP:carbon.super:7","before":null,"after":{"id":"IP:carbon.super:7","kind":"IP","tenant":"carbon.super","invert":false,"number":7,"origin":{"kind":"","at":null,"id":""}}`},
-		{"a policy that went", sync.Change{What: "policy", ID: "x", Before: &throttle.Policy{Kind: throttle.PolicySubscription, Tenant: "carbon.super", Name: "Gold"}},
-			`{"what":"policy","id":"subscription:carbon.super:Gold","before":{"id":"subscription:carbon.super:Gold","kind":"subscription","name":"Gold","tenant":"carbon.super","limit":null,"stop_on_quota_reach":false,"condition_groups":0,"origin":{"kind":"","at":null,"id":""}},"after":null`},
-		{"a deployed API", sync.Change{What: "artifact", ID: "u", After: sync.DeployedShown{UUID: "u", Name: "Shop", Version: "1", Context: "/shop/1", Revision: "r", Environments: []string{"Default"}}},
-			`{"what":"artifact","id":"u","before":null,"after":{"id":"u","name":"Shop","version":"1","context":"/shop/1","revision":"r","environments":["Default"]}`},
+		{
+			"a deny policy",
+			sync.Change{What: "deny_policy", ID: "IP/carbon.super/7", After: &throttle.DenyCondition{Kind: throttle.DenyIP, Tenant: "carbon.super", ID: 7}},
+			`{"what":"deny_policy","id":"IP:carbon.super:7","before":null,"after":{"id":"IP:carbon.super:7","kind":"IP","tenant":"carbon.super","invert":false,"number":7,"origin":{"kind":"","at":null,"id":""}}`,
+		},
+		{
+			"a policy that went",
+			sync.Change{What: "policy", ID: "x", Before: &throttle.Policy{Kind: throttle.PolicySubscription, Tenant: "carbon.super", Name: "Gold"}},
+			`{"what":"policy","id":"subscription:carbon.super:Gold","before":{"id":"subscription:carbon.super:Gold","kind":"subscription","name":"Gold","tenant":"carbon.super","limit":null,"stop_on_quota_reach":false,"condition_groups":0,"origin":{"kind":"","at":null,"id":""}},"after":null`,
+		},
+		{
+			"a deployed API",
+			sync.Change{What: "artifact", ID: "u", After: sync.DeployedShown{UUID: "u", Name: "Shop", Version: "1", Context: "/shop/1", Revision: "r", Environments: []string{"Default"}}},
+			`{"what":"artifact","id":"u","before":null,"after":{"id":"u","name":"Shop","version":"1","context":"/shop/1","revision":"r","environments":["Default"]}`,
+		},
 		{"a scope", sync.Change{What: "scope", ID: "s", After: &sync.Scope{Name: "s"}}, `{"what":"scope","id":"s","before":null,"after":{"name":"s","roles":[]}`},
-		{"a revoked token", sync.Change{What: "revoked_token", ID: "ab", After: sync.RevokedShown{Kind: "token", SHA256: "abcd", ExpiresAt: 1764000000000}},
-			`{"what":"revoked_token","id":"ab","before":null,"after":{"kind":"token","sha256":"abcd","expires_at":"2025-11-24T16:00:00.000Z","tenant":""}`},
+		{
+			"a revoked token",
+			sync.Change{What: "revoked_token", ID: "ab", After: sync.RevokedShown{Kind: "token", SHA256: "abcd", ExpiresAt: 1764000000000}},
+			`{"what":"revoked_token","id":"ab","before":null,"after":{"kind":"token","sha256":"abcd","expires_at":"2025-11-24T16:00:00.000Z","tenant":""}`,
+		},
 	}
 	got := stream(t, a, "change", len(cases), func() {
 		for _, c := range cases {

@@ -533,8 +533,10 @@ func (x changer) change(c *emulator.Changes, name string, a, b int) {
 	case "delete policy":
 		err = c.DeletePolicy([]emulator.PolicyKind{emulator.SubscriptionPolicy, emulator.ApplicationPolicy, emulator.APIPolicy}[b%3], "", fmt.Sprintf("Tier%d", a%4))
 	case "put key manager":
-		_, err = c.PutKeyManager(emulator.KeyManager{Name: fmt.Sprintf("Other%d", a%2), Type: "Auth0", Disabled: b%2 == 0,
-			Configuration: map[string]any{"issuer": fmt.Sprintf("https://other%d.test/%d", a%2, b), "certificate_type": "JWKS", "certificate_value": "https://127.0.0.1:1/jwks"}})
+		_, err = c.PutKeyManager(emulator.KeyManager{
+			Name: fmt.Sprintf("Other%d", a%2), Type: "Auth0", Disabled: b%2 == 0,
+			Configuration: map[string]any{"issuer": fmt.Sprintf("https://other%d.test/%d", a%2, b), "certificate_type": "JWKS", "certificate_value": "https://127.0.0.1:1/jwks"},
+		})
 	case "switch key manager":
 		_, err = c.PutKeyManager(emulator.KeyManager{Name: corp, Type: "KeyCloak", Disabled: b%3 == 0, Configuration: x.e.IssuerConfiguration()})
 	case "delete key manager":
@@ -586,8 +588,10 @@ func (x changer) change(c *emulator.Changes, name string, a, b int) {
 		n := len(x.p.contexts)
 		if n < faultAPIs+2 {
 			context := fmt.Sprintf("/api%d/1.0.0", n)
-			if _, err = c.CreateAPI(emulator.API{Name: fmt.Sprintf("Api%d", n), Version: "1.0.0", Context: context, Endpoint: x.e.BackendURL(),
-				SandboxEndpoint: x.e.BackendURL(), Environments: []string{[]string{"Default", "Default", "Elsewhere"}[b%3]}}); err == nil {
+			if _, err = c.CreateAPI(emulator.API{
+				Name: fmt.Sprintf("Api%d", n), Version: "1.0.0", Context: context, Endpoint: x.e.BackendURL(),
+				SandboxEndpoint: x.e.BackendURL(), Environments: []string{[]string{"Default", "Default", "Elsewhere"}[b%3]},
+			}); err == nil {
 				x.p.mu.Lock()
 				x.p.contexts = append(x.p.contexts, context)
 				x.p.mu.Unlock()

@@ -51,7 +51,7 @@ func startLoad(t *testing.T, g *gateway, clients int, token string, mayEnd bool,
 					method, body = http.MethodPost, strings.NewReader(strings.Repeat("x", 2000))
 				}
 				path := paths[i%len(paths)]
-				req, err := http.NewRequest(method, g.http+path, body) //nolint:noctx // the client has a timeout
+				req, err := http.NewRequest(method, g.http+path, body)
 				if err != nil {
 					l.fail("%v", err)
 					return

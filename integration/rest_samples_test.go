@@ -3,6 +3,7 @@ package integration_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -210,9 +211,7 @@ func shapeOf(v any) any {
 		all := shapeOf(v[0])
 		for _, x := range v[1:] {
 			if fields, ok := shapeOf(x).(map[string]any); ok {
-				for name, f := range fields {
-					all.(map[string]any)[name] = f
-				}
+				maps.Copy(all.(map[string]any), fields)
 			}
 		}
 		return []any{all}

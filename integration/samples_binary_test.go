@@ -340,8 +340,10 @@ var textCases = map[string]delivery{
 	"decision-empty-conditions":  {},
 	"block-ip-escaped-by-sender": {meanwhile: []change{deny(emulator.DenyCondition{ID: 4, Type: emulator.DenyIP, FixedIP: "10.0.0.7"})}},
 	"block-ip-unescaped":         {outcome: "malformed", reads: []string{"block"}, unchanged: "it is no JSON, and the list has what it says already"},
-	"quote-backslash-newline": {outcome: "malformed", reads: []string{"block"},
-		meanwhile: []change{deny(emulator.DenyCondition{ID: 5, Type: emulator.DenyApplication, Value: "bob:say \"hi\" \\ a\nb"})}},
+	"quote-backslash-newline": {
+		outcome: "malformed", reads: []string{"block"},
+		meanwhile: []change{deny(emulator.DenyCondition{ID: 5, Type: emulator.DenyApplication, Value: "bob:say \"hi\" \\ a\nb"})},
+	},
 	"unicode":         {meanwhile: []change{deny(emulator.DenyCondition{ID: 6, Type: emulator.DenyUser, Value: germanUser + " 🛒", Tenant: "bücher.example"})}},
 	"braces-in-value": {meanwhile: []change{template("$userId:{{x}}")}, reads: []string{"keyTemplates"}},
 	"all-null":        {outcome: "unknown", unchanged: "a null is nothing"},
@@ -356,8 +358,10 @@ func TestTextBodies(t *testing.T) {
 		} `json:"cases"`
 	}
 	readBinary(t, "text-bodies", &file)
-	s := startStage(t, harness.Shared(t), stageOptions{vhost: "carbon", gatewayKeys: twoTenants,
-		before: []change{func(s manager) error { s.AddTenant("bücher.example", "", ""); return nil }}})
+	s := startStage(t, harness.Shared(t), stageOptions{
+		vhost: "carbon", gatewayKeys: twoTenants,
+		before: []change{func(s manager) error { s.AddTenant("bücher.example", "", ""); return nil }},
+	})
 	base := soon()
 	shift := base.Sub(time.UnixMilli(sampleEpoch))
 	var sent []delivery

@@ -230,135 +230,225 @@ var eventCases = []eventCase{
 	{sample: "cacheInvalidation-username-organization", unchanged: "as cacheInvalidation-username"},
 
 	// --- keyManager
-	{sample: "keyManager-add-4.0", before: []change{mappedFor("ExampleIdP")}, meanwhile: []change{recordedKeyManager("ExampleIdP", "", false)},
-		reads: []string{"keymanagers"}, probes: keyManagerProbe(badToken, "200")},
-	{sample: "keyManager-add-4.1", before: []change{mappedFor("ExampleIdP")}, meanwhile: []change{recordedKeyManager("ExampleIdP", "", false)},
-		reads: []string{"keymanagers"}, probes: keyManagerProbe(badToken, "200")},
-	{sample: "keyManager-map-add", before: []change{mappedFor("ExampleIdP")}, meanwhile: []change{recordedKeyManager("ExampleIdP", "", false)},
-		reads: []string{"keymanagers"}, probes: keyManagerProbe(badToken, "200")},
-	{sample: "keyManager-add-global", before: []change{mappedFor("GlobalIdP")}, meanwhile: []change{recordedKeyManager("GlobalIdP", "WSO2-ALL-TENANTS", false)},
-		reads: []string{"keymanagers"}, probes: keyManagerProbe(badToken, "200")},
-	{sample: "keyManager-delete-4.0", before: []change{recordedKeyManager("ExampleIdP", "", false), mappedFor("ExampleIdP")},
+	{
+		sample: "keyManager-add-4.0", before: []change{mappedFor("ExampleIdP")}, meanwhile: []change{recordedKeyManager("ExampleIdP", "", false)},
+		reads: []string{"keymanagers"}, probes: keyManagerProbe(badToken, "200"),
+	},
+	{
+		sample: "keyManager-add-4.1", before: []change{mappedFor("ExampleIdP")}, meanwhile: []change{recordedKeyManager("ExampleIdP", "", false)},
+		reads: []string{"keymanagers"}, probes: keyManagerProbe(badToken, "200"),
+	},
+	{
+		sample: "keyManager-map-add", before: []change{mappedFor("ExampleIdP")}, meanwhile: []change{recordedKeyManager("ExampleIdP", "", false)},
+		reads: []string{"keymanagers"}, probes: keyManagerProbe(badToken, "200"),
+	},
+	{
+		sample: "keyManager-add-global", before: []change{mappedFor("GlobalIdP")}, meanwhile: []change{recordedKeyManager("GlobalIdP", "WSO2-ALL-TENANTS", false)},
+		reads: []string{"keymanagers"}, probes: keyManagerProbe(badToken, "200"),
+	},
+	{
+		sample: "keyManager-delete-4.0", before: []change{recordedKeyManager("ExampleIdP", "", false), mappedFor("ExampleIdP")},
 		meanwhile: []change{func(s manager) error { return s.DeleteKeyManager("", "ExampleIdP") }},
-		reads:     []string{"keymanagers"}, probes: keyManagerProbe("200", badToken)},
-	{sample: "keyManager-delete-4.1", before: []change{recordedKeyManager("ExampleIdP", "", false), mappedFor("ExampleIdP")},
+		reads:     []string{"keymanagers"}, probes: keyManagerProbe("200", badToken),
+	},
+	{
+		sample: "keyManager-delete-4.1", before: []change{recordedKeyManager("ExampleIdP", "", false), mappedFor("ExampleIdP")},
 		meanwhile: []change{func(s manager) error { return s.DeleteKeyManager("", "ExampleIdP") }},
-		reads:     []string{"keymanagers"}, probes: keyManagerProbe("200", badToken)},
-	{sample: "keyManager-update-disabled-4.1", before: []change{recordedKeyManager("ExampleIdP", "", false), mappedFor("ExampleIdP")},
+		reads:     []string{"keymanagers"}, probes: keyManagerProbe("200", badToken),
+	},
+	{
+		sample: "keyManager-update-disabled-4.1", before: []change{recordedKeyManager("ExampleIdP", "", false), mappedFor("ExampleIdP")},
 		meanwhile: []change{recordedKeyManager("ExampleIdP", "", true)},
-		reads:     []string{"keymanagers"}, probes: keyManagerProbe("200", badToken)},
+		reads:     []string{"keymanagers"}, probes: keyManagerProbe("200", badToken),
+	},
 
 	// --- notification: APIs
-	{sample: "notification-api-create", in: "not deployed here", before: []change{undeployed("Default")},
-		unchanged: "metadata is kept of deployed APIs only", probes: []probe{productionProbe("404", "404")}},
+	{
+		sample: "notification-api-create", in: "not deployed here", before: []change{undeployed("Default")},
+		unchanged: "metadata is kept of deployed APIs only", probes: []probe{productionProbe("404", "404")},
+	},
 	{sample: "notification-api-create", in: "deployed", meanwhile: []change{lifecycle("CREATED")}, spares: []string{"runtime-artifacts"}},
-	{sample: "notification-api-update", before: []change{api(func(a *emulator.API) { a.Name, a.Provider = "OldWeather", "root" })},
+	{
+		sample: "notification-api-update", before: []change{api(func(a *emulator.API) { a.Name, a.Provider = "OldWeather", "root" })},
 		meanwhile: []change{api(func(a *emulator.API) { a.Name, a.Provider = "WeatherAPI", "admin" })},
-		spares:    []string{"runtime-artifacts"}, probes: []probe{productionProbe("200", "200")}},
-	{sample: "notification-api-update-default-version", meanwhile: []change{api(func(a *emulator.API) { a.IsDefaultVersion = true })},
-		reads: []string{"apis"}, probes: []probe{{as: "production", path: "/weather/cities/7", before: "404", after: "200"}, productionProbe("200", "200")}},
-	{sample: "notification-api-lifecycle-change-published", before: []change{lifecycle("BLOCKED")}, meanwhile: []change{lifecycle("PUBLISHED")},
-		probes: []probe{productionProbe("503/700700", "200")}},
-	{sample: "notification-api-lifecycle-change-blocked", meanwhile: []change{lifecycle("BLOCKED")},
-		probes: []probe{productionProbe("200", "503/700700"), {before: "401/900902", after: "503/700700"}}},
+		spares:    []string{"runtime-artifacts"}, probes: []probe{productionProbe("200", "200")},
+	},
+	{
+		sample: "notification-api-update-default-version", meanwhile: []change{api(func(a *emulator.API) { a.IsDefaultVersion = true })},
+		reads: []string{"apis"}, probes: []probe{{as: "production", path: "/weather/cities/7", before: "404", after: "200"}, productionProbe("200", "200")},
+	},
+	{
+		sample: "notification-api-lifecycle-change-published", before: []change{lifecycle("BLOCKED")}, meanwhile: []change{lifecycle("PUBLISHED")},
+		probes: []probe{productionProbe("503/700700", "200")},
+	},
+	{
+		sample: "notification-api-lifecycle-change-blocked", meanwhile: []change{lifecycle("BLOCKED")},
+		probes: []probe{productionProbe("200", "503/700700"), {before: "401/900902", after: "503/700700"}},
+	},
 	{sample: "notification-api-lifecycle-change-retired", meanwhile: []change{lifecycle("RETIRED")}, probes: []probe{productionProbe("200", "404")}},
-	{sample: "notification-api-delete", before: []change{noSubscriptions},
-		meanwhile: []change{func(s manager) error { return s.DeleteAPI(weatherUUID) }}, probes: []probe{productionProbe(noPlan, "404")}},
-	{sample: "notification-api-update-log-level", unchanged: "logging per API is not offered; it is no creation or deletion", outcome: "other",
-		probes: []probe{productionProbe("200", "200")}},
+	{
+		sample: "notification-api-delete", before: []change{noSubscriptions},
+		meanwhile: []change{func(s manager) error { return s.DeleteAPI(weatherUUID) }}, probes: []probe{productionProbe(noPlan, "404")},
+	},
+	{
+		sample: "notification-api-update-log-level", unchanged: "logging per API is not offered; it is no creation or deletion", outcome: "other",
+		probes: []probe{productionProbe("200", "200")},
+	},
 
 	// --- notification: deployments
-	{sample: "notification-deploy-api-in-gateway", before: []change{undeployed("Default")}, meanwhile: []change{redeployed("Default", "edge-eu")},
-		reads: []string{"runtime-artifacts", "apis"}, probes: []probe{productionProbe("404", "200")}},
-	{sample: "notification-deploy-api-in-gateway", in: "of another label", gatewayKeys: `gateway_labels = ["edge-us"]`,
+	{
+		sample: "notification-deploy-api-in-gateway", before: []change{undeployed("Default")}, meanwhile: []change{redeployed("Default", "edge-eu")},
+		reads: []string{"runtime-artifacts", "apis"}, probes: []probe{productionProbe("404", "200")},
+	},
+	{
+		sample: "notification-deploy-api-in-gateway", in: "of another label", gatewayKeys: `gateway_labels = ["edge-us"]`,
 		unchanged: "none of the event's labels is this gateway's", outcome: "other", spares: []string{"runtime-artifacts", "apis"},
-		before: []change{undeployed("Default")}, meanwhile: []change{redeployed("Default", "edge-eu")}, probes: []probe{productionProbe("404", "404")}},
-	{sample: "notification-deploy-api-in-gateway-3.2", gatewayKeys: labels32, before: []change{undeployed("Default")},
-		meanwhile: []change{redeployed("Production and Sandbox")}, reads: []string{"runtime-artifacts", "apis"}, probes: []probe{productionProbe("404", "200")}},
-	{sample: "notification-deploy-api-product-in-gateway", meanwhile: []change{product}, reads: []string{"runtime-artifacts"},
+		before: []change{undeployed("Default")}, meanwhile: []change{redeployed("Default", "edge-eu")}, probes: []probe{productionProbe("404", "404")},
+	},
+	{
+		sample: "notification-deploy-api-in-gateway-3.2", gatewayKeys: labels32, before: []change{undeployed("Default")},
+		meanwhile: []change{redeployed("Production and Sandbox")}, reads: []string{"runtime-artifacts", "apis"}, probes: []probe{productionProbe("404", "200")},
+	},
+	{
+		sample: "notification-deploy-api-product-in-gateway", meanwhile: []change{product}, reads: []string{"runtime-artifacts"},
 		unchanged: "API products are not offered: the artifact is read and refused",
 		probes:    []probe{{as: "production", path: "/citybundle/1.0.0/cities/7", before: "404", after: "404"}},
 		also: func(t *testing.T, s *stage) {
 			if n := s.gateway.count("apis_refused"); n != 1 {
 				t.Errorf("%d APIs are refused, want the product", n)
 			}
-		}},
-	{sample: "notification-remove-api-from-gateway", unchanged: "the only label of the event is not this gateway's", outcome: "other",
-		before: []change{redeployed("edge-eu")}, meanwhile: []change{undeployed("edge-eu")}, probes: []probe{productionProbe("200", "200")}},
-	{sample: "notification-remove-api-from-gateway", in: "of its label", gatewayKeys: `gateway_labels = ["edge-eu"]`,
-		before: []change{redeployed("edge-eu")}, meanwhile: []change{undeployed("edge-eu")}, probes: []probe{productionProbe("200", "404")}},
-	{sample: "notification-remove-api-from-gateway", in: "of one of its labels", gatewayKeys: `gateway_labels = ["edge-eu", "Default"]`,
-		before: []change{redeployed("edge-eu")}, meanwhile: []change{undeployed("edge-eu")}, probes: []probe{productionProbe("200", "200")}},
-	{sample: "notification-remove-api-from-gateway-deleted", before: []change{noSubscriptions},
-		meanwhile: []change{func(s manager) error { return s.DeleteAPI(weatherUUID) }}, probes: []probe{productionProbe(noPlan, "404")}},
-	{sample: "notification-remove-api-from-gateway-3.2", gatewayKeys: labels32, before: []change{redeployed("Production and Sandbox")},
-		meanwhile: []change{undeployed("Production and Sandbox")}, probes: []probe{productionProbe("200", "404")}},
+		},
+	},
+	{
+		sample: "notification-remove-api-from-gateway", unchanged: "the only label of the event is not this gateway's", outcome: "other",
+		before: []change{redeployed("edge-eu")}, meanwhile: []change{undeployed("edge-eu")}, probes: []probe{productionProbe("200", "200")},
+	},
+	{
+		sample: "notification-remove-api-from-gateway", in: "of its label", gatewayKeys: `gateway_labels = ["edge-eu"]`,
+		before: []change{redeployed("edge-eu")}, meanwhile: []change{undeployed("edge-eu")}, probes: []probe{productionProbe("200", "404")},
+	},
+	{
+		sample: "notification-remove-api-from-gateway", in: "of one of its labels", gatewayKeys: `gateway_labels = ["edge-eu", "Default"]`,
+		before: []change{redeployed("edge-eu")}, meanwhile: []change{undeployed("edge-eu")}, probes: []probe{productionProbe("200", "200")},
+	},
+	{
+		sample: "notification-remove-api-from-gateway-deleted", before: []change{noSubscriptions},
+		meanwhile: []change{func(s manager) error { return s.DeleteAPI(weatherUUID) }}, probes: []probe{productionProbe(noPlan, "404")},
+	},
+	{
+		sample: "notification-remove-api-from-gateway-3.2", gatewayKeys: labels32, before: []change{redeployed("Production and Sandbox")},
+		meanwhile: []change{undeployed("Production and Sandbox")}, probes: []probe{productionProbe("200", "404")},
+	},
 
 	// --- notification: applications and their keys
-	{sample: "notification-application-create", before: []change{noApplication}, meanwhile: []change{newApplication},
-		probes: []probe{productionProbe(noPlan, noPlan)}},
-	{sample: "notification-application-update", meanwhile: []change{application(func(a *emulator.Application) { a.Name, a.Policy = "MobileApp2", "Unlimited" })},
-		probes: []probe{productionProbe("200", "200")}},
-	{sample: "notification-application-update-3.2", before: []change{application(func(a *emulator.Application) { a.Name, a.Policy = "OldApp", "Unlimited" })},
-		meanwhile: []change{application(func(a *emulator.Application) { a.Name, a.Policy = "MobileApp", "50PerMin" })}},
-	{sample: "notification-application-delete", meanwhile: []change{noApplication},
-		probes: []probe{productionProbe("200", noPlan), {as: "sandbox", before: "200", after: noPlan}, {as: "kiosk", before: "200", after: "200"}}},
-	{sample: "notification-application-registration-create",
+	{
+		sample: "notification-application-create", before: []change{noApplication}, meanwhile: []change{newApplication},
+		probes: []probe{productionProbe(noPlan, noPlan)},
+	},
+	{
+		sample: "notification-application-update", meanwhile: []change{application(func(a *emulator.Application) { a.Name, a.Policy = "MobileApp2", "Unlimited" })},
+		probes: []probe{productionProbe("200", "200")},
+	},
+	{
+		sample: "notification-application-update-3.2", before: []change{application(func(a *emulator.Application) { a.Name, a.Policy = "OldApp", "Unlimited" })},
+		meanwhile: []change{application(func(a *emulator.Application) { a.Name, a.Policy = "MobileApp", "50PerMin" })},
+	},
+	{
+		sample: "notification-application-delete", meanwhile: []change{noApplication},
+		probes: []probe{productionProbe("200", noPlan), {as: "sandbox", before: "200", after: noPlan}, {as: "kiosk", before: "200", after: "200"}},
+	},
+	{
+		sample:    "notification-application-registration-create",
 		before:    []change{func(s manager) error { return s.RemoveKeyMapping(mobileKey, residentManager) }},
-		meanwhile: []change{mappedFor(residentManager)}, probes: []probe{productionProbe(noPlan, "200")}},
-	{sample: "notification-remove-application-keymapping",
+		meanwhile: []change{mappedFor(residentManager)}, probes: []probe{productionProbe(noPlan, "200")},
+	},
+	{
+		sample:    "notification-remove-application-keymapping",
 		meanwhile: []change{func(s manager) error { return s.RemoveKeyMapping(mobileKey, residentManager) }},
-		probes:    []probe{productionProbe("200", noPlan), {as: "sandbox", before: "200", after: "200"}}},
+		probes:    []probe{productionProbe("200", noPlan), {as: "sandbox", before: "200", after: "200"}},
+	},
 	{sample: "notification-application-certificate", unchanged: "client certificates of applications are not used", outcome: "other"},
 
 	// --- notification: subscriptions
-	{sample: "notification-subscriptions-create", before: []change{noSubscription}, meanwhile: []change{newSubscription("UNBLOCKED")},
-		probes: []probe{productionProbe(noPlan, "200")}},
-	{sample: "notification-map-subscriptions-create", before: []change{noSubscription}, meanwhile: []change{newSubscription("UNBLOCKED")},
-		probes: []probe{productionProbe(noPlan, "200")}},
-	{sample: "notification-subscriptions-create-on-hold", before: []change{noSubscription}, meanwhile: []change{newSubscription("ON_HOLD")},
-		probes: []probe{productionProbe(noPlan, "401/900909")}},
-	{sample: "notification-subscriptions-update-blocked", meanwhile: []change{subscribed("BLOCKED", "")},
-		probes: []probe{productionProbe("200", "401/900907"), {as: "sandbox", before: "200", after: "401/900907"}, {as: "kiosk", before: "200", after: "200"}}},
-	{sample: "notification-subscriptions-update-prod-blocked", meanwhile: []change{subscribed("PROD_ONLY_BLOCKED", "")},
-		probes: []probe{productionProbe("200", "401/900907"), {as: "sandbox", before: "200", after: "200"}}},
+	{
+		sample: "notification-subscriptions-create", before: []change{noSubscription}, meanwhile: []change{newSubscription("UNBLOCKED")},
+		probes: []probe{productionProbe(noPlan, "200")},
+	},
+	{
+		sample: "notification-map-subscriptions-create", before: []change{noSubscription}, meanwhile: []change{newSubscription("UNBLOCKED")},
+		probes: []probe{productionProbe(noPlan, "200")},
+	},
+	{
+		sample: "notification-subscriptions-create-on-hold", before: []change{noSubscription}, meanwhile: []change{newSubscription("ON_HOLD")},
+		probes: []probe{productionProbe(noPlan, "401/900909")},
+	},
+	{
+		sample: "notification-subscriptions-update-blocked", meanwhile: []change{subscribed("BLOCKED", "")},
+		probes: []probe{productionProbe("200", "401/900907"), {as: "sandbox", before: "200", after: "401/900907"}, {as: "kiosk", before: "200", after: "200"}},
+	},
+	{
+		sample: "notification-subscriptions-update-prod-blocked", meanwhile: []change{subscribed("PROD_ONLY_BLOCKED", "")},
+		probes: []probe{productionProbe("200", "401/900907"), {as: "sandbox", before: "200", after: "200"}},
+	},
 	{sample: "notification-subscriptions-update-tier", meanwhile: []change{subscribed("UNBLOCKED", "Silver")}, probes: []probe{productionProbe("200", "200")}},
-	{sample: "notification-subscriptions-update-4.4", before: []change{subscribed("BLOCKED", "Silver")}, meanwhile: []change{subscribed("UNBLOCKED", "Gold")},
-		probes: []probe{productionProbe("401/900907", "200")}},
-	{sample: "notification-subscriptions-update-stale", earlier: []string{"notification-subscriptions-create"},
+	{
+		sample: "notification-subscriptions-update-4.4", before: []change{subscribed("BLOCKED", "Silver")}, meanwhile: []change{subscribed("UNBLOCKED", "Gold")},
+		probes: []probe{productionProbe("401/900907", "200")},
+	},
+	{
+		sample: "notification-subscriptions-update-stale", earlier: []string{"notification-subscriptions-create"},
 		before: []change{noSubscription}, meanwhile: []change{newSubscription("UNBLOCKED")}, outcome: "stale",
-		unchanged: "it is older than the event that came before it", probes: []probe{productionProbe("200", "200")}},
-	{sample: "notification-subscriptions-delete", meanwhile: []change{noSubscription},
-		probes: []probe{productionProbe("200", noPlan), {as: "kiosk", before: "200", after: "200"}}},
+		unchanged: "it is older than the event that came before it", probes: []probe{productionProbe("200", "200")},
+	},
+	{
+		sample: "notification-subscriptions-delete", meanwhile: []change{noSubscription},
+		probes: []probe{productionProbe("200", noPlan), {as: "kiosk", before: "200", after: "200"}},
+	},
 
 	// --- notification: policies and key templates
-	{sample: "notification-policy-create-subscription", before: []change{noPolicy(emulator.SubscriptionPolicy, "Gold")}, meanwhile: []change{recordedGold},
-		reads: []string{"subscription-policies"}},
+	{
+		sample: "notification-policy-create-subscription", before: []change{noPolicy(emulator.SubscriptionPolicy, "Gold")}, meanwhile: []change{recordedGold},
+		reads: []string{"subscription-policies"},
+	},
 	{sample: "notification-policy-update-subscription", meanwhile: []change{recordedGold}, reads: []string{"subscription-policies"}},
 	{sample: "notification-policy-delete-subscription", meanwhile: []change{noPolicy(emulator.SubscriptionPolicy, "Gold")}},
-	{sample: "notification-policy-create-application", before: []change{noPolicy(emulator.ApplicationPolicy, "50PerMin")},
+	{
+		sample: "notification-policy-create-application", before: []change{noPolicy(emulator.ApplicationPolicy, "50PerMin")},
 		meanwhile: []change{policy(emulator.Policy{Kind: emulator.ApplicationPolicy, ID: 32, Name: "50PerMin", Limit: perMinute(50)})},
-		reads:     []string{"application-policies"}},
-	{sample: "notification-policy-update-application",
+		reads:     []string{"application-policies"},
+	},
+	{
+		sample:    "notification-policy-update-application",
 		meanwhile: []change{policy(emulator.Policy{Kind: emulator.ApplicationPolicy, ID: 32, Name: "50PerMin", Limit: perMinute(60)})},
-		reads:     []string{"application-policies"}},
+		reads:     []string{"application-policies"},
+	},
 	{sample: "notification-policy-delete-application", meanwhile: []change{noPolicy(emulator.ApplicationPolicy, "50PerMin")}},
-	{sample: "notification-policy-create-api", before: []change{noPolicy(emulator.APIPolicy, "10KPerMin")}, meanwhile: []change{tenKPerMin(4)},
-		reads: []string{"api-policies"}},
+	{
+		sample: "notification-policy-create-api", before: []change{noPolicy(emulator.APIPolicy, "10KPerMin")}, meanwhile: []change{tenKPerMin(4)},
+		reads: []string{"api-policies"},
+	},
 	{sample: "notification-policy-update-api", before: []change{tenKPerMin(2, 3)}, meanwhile: []change{tenKPerMin(3, 4, 5)}, reads: []string{"api-policies"}},
 	{sample: "notification-policy-delete-api", meanwhile: []change{noPolicy(emulator.APIPolicy, "10KPerMin")}},
 	{sample: "notification-custom-policy-add", meanwhile: []change{template(userTemplate)}, reads: []string{"keyTemplates"}},
-	{sample: "notification-custom-policy-delete", before: []change{template(userTemplate)}, meanwhile: []change{noTemplate(userTemplate)},
-		reads: []string{"keyTemplates"}},
-	{sample: "notification-custom-policy-update", before: []change{template(userTemplate)}, reads: []string{"keyTemplates"},
-		meanwhile: []change{func(s manager) error { return s.ReplaceCustomPolicy(userTemplate, "$appId:$clientIp") }}},
+	{
+		sample: "notification-custom-policy-delete", before: []change{template(userTemplate)}, meanwhile: []change{noTemplate(userTemplate)},
+		reads: []string{"keyTemplates"},
+	},
+	{
+		sample: "notification-custom-policy-update", before: []change{template(userTemplate)}, reads: []string{"keyTemplates"},
+		meanwhile: []change{func(s manager) error { return s.ReplaceCustomPolicy(userTemplate, "$appId:$clientIp") }},
+	},
 
 	// --- notification: scopes
 	{sample: "notification-scope-create", meanwhile: []change{scopeOf("internal/subscriber", "analyst")}},
-	{sample: "notification-scope-update", before: []change{scopeOf("nobody")}, meanwhile: []change{scopeOf("internal/subscriber", "analyst")},
-		unchanged: "the roles of a scope are not shown, and its row is there already"},
-	{sample: "notification-scope-delete", before: []change{scopeOf("internal/subscriber", "analyst")},
-		meanwhile: []change{func(s manager) error { return s.DeleteScope("", "weather:read") }}},
+	{
+		sample: "notification-scope-update", before: []change{scopeOf("nobody")}, meanwhile: []change{scopeOf("internal/subscriber", "analyst")},
+		unchanged: "the roles of a scope are not shown, and its row is there already",
+	},
+	{
+		sample: "notification-scope-delete", before: []change{scopeOf("internal/subscriber", "analyst")},
+		meanwhile: []change{func(s manager) error { return s.DeleteScope("", "weather:read") }},
+	},
 
 	// --- notification: what a gateway has nothing to do for
 	{sample: "notification-api-key", unchanged: "opaque API keys are not offered", outcome: "other"},
@@ -375,39 +465,61 @@ var eventCases = []eventCase{
 	{sample: "notification-unknown-type", unchanged: "the type is not known", outcome: "unknown"},
 
 	// --- throttleData: deny policies
-	{sample: "throttleData-block-api-on", meanwhile: denied(denyAPI),
-		probes: []probe{productionProbe("200", blocked), {before: "401/900902", after: blocked}, {as: "kiosk", before: "200", after: blocked}}},
+	{
+		sample: "throttleData-block-api-on", meanwhile: denied(denyAPI),
+		probes: []probe{productionProbe("200", blocked), {before: "401/900902", after: blocked}, {as: "kiosk", before: "200", after: blocked}},
+	},
 	{sample: "throttleData-map-block-api", meanwhile: denied(denyAPI), probes: []probe{productionProbe("200", blocked)}},
 	{sample: "throttleData-block-api-off", before: denied(denyAPI), meanwhile: []change{allow(1)}, probes: []probe{productionProbe(blocked, "200")}},
-	{sample: "throttleData-block-api-tenant-on", gatewayKeys: `tenants = ["carbon.super", "example.org"]`, before: []change{tenantAPI}, meanwhile: denied(denyTenantAPI),
-		probes: []probe{{path: "/t/example.org/news/1.0.0/today", before: "401/900902", after: blocked}, productionProbe("200", "200")}},
-	{sample: "throttleData-block-application-on", meanwhile: denied(denyApplication),
-		probes: []probe{productionProbe("200", blocked), {as: "sandbox", before: "200", after: blocked}, {as: "kiosk", before: "200", after: "200"}}},
+	{
+		sample: "throttleData-block-api-tenant-on", gatewayKeys: `tenants = ["carbon.super", "example.org"]`, before: []change{tenantAPI}, meanwhile: denied(denyTenantAPI),
+		probes: []probe{{path: "/t/example.org/news/1.0.0/today", before: "401/900902", after: blocked}, productionProbe("200", "200")},
+	},
+	{
+		sample: "throttleData-block-application-on", meanwhile: denied(denyApplication),
+		probes: []probe{productionProbe("200", blocked), {as: "sandbox", before: "200", after: blocked}, {as: "kiosk", before: "200", after: "200"}},
+	},
 	{sample: "throttleData-block-application-off", before: denied(denyApplication), meanwhile: []change{allow(2)}, probes: []probe{productionProbe(blocked, "200")}},
 	{sample: "throttleData-block-user-on", meanwhile: denied(denyUser), probes: []probe{productionProbe("200", blocked), {as: "kiosk", before: "200", after: "200"}}},
 	{sample: "throttleData-block-user-off", before: denied(denyUser), meanwhile: []change{allow(3)}, probes: []probe{productionProbe(blocked, "200")}},
 	{sample: "throttleData-block-ip-on", meanwhile: denied(denyIP), probes: []probe{
-		{as: "production", ip: "192.168.1.10", before: "200", after: blocked}, {as: "production", ip: "192.168.1.11", before: "200", after: "200"}}},
+		{as: "production", ip: "192.168.1.10", before: "200", after: blocked}, {as: "production", ip: "192.168.1.11", before: "200", after: "200"},
+	}},
 	{sample: "throttleData-map-block-ip", meanwhile: denied(denyIP), probes: []probe{
-		{as: "production", ip: "192.168.1.10", before: "200", after: blocked}, {as: "production", ip: "192.168.1.11", before: "200", after: "200"}}},
-	{sample: "throttleData-block-ip-off", before: denied(denyIP), meanwhile: []change{allow(4)},
-		probes: []probe{{as: "production", ip: "192.168.1.10", before: blocked, after: "200"}}},
-	{sample: "throttleData-block-ip-off", in: "under another value", meanwhile: []change{allow(4)}, // it is removed by its number
+		{as: "production", ip: "192.168.1.10", before: "200", after: blocked}, {as: "production", ip: "192.168.1.11", before: "200", after: "200"},
+	}},
+	{
+		sample: "throttleData-block-ip-off", before: denied(denyIP), meanwhile: []change{allow(4)},
+		probes: []probe{{as: "production", ip: "192.168.1.10", before: blocked, after: "200"}},
+	},
+	{
+		sample: "throttleData-block-ip-off", in: "under another value", meanwhile: []change{allow(4)}, // it is removed by its number
 		before: denied(emulator.DenyCondition{ID: 4, Type: emulator.DenyIP, FixedIP: "192.168.1.99"}),
-		probes: []probe{{as: "production", ip: "192.168.1.99", before: blocked, after: "200"}}},
+		probes: []probe{{as: "production", ip: "192.168.1.99", before: blocked, after: "200"}},
+	},
 	{sample: "throttleData-block-ip-invert-on", meanwhile: denied(denyOtherIPs), probes: []probe{
-		{as: "production", ip: "192.168.1.10", before: "200", after: "200"}, {as: "production", ip: "192.168.1.11", before: "200", after: blocked}}},
+		{as: "production", ip: "192.168.1.10", before: "200", after: "200"}, {as: "production", ip: "192.168.1.11", before: "200", after: blocked},
+	}},
 	{sample: "throttleData-block-iprange-on", meanwhile: denied(denyRange), probes: []probe{
-		{as: "production", ip: "10.0.0.1", before: "200", after: blocked}, {as: "production", ip: "10.0.0.77", before: "200", after: blocked},
-		{as: "production", ip: "10.0.0.200", before: "200", after: blocked}, {as: "production", ip: "10.0.0.201", before: "200", after: "200"},
-		{as: "production", ip: "2001:db8::a00:4d", before: "200", after: "200"}}},
-	{sample: "throttleData-block-iprange-off", before: denied(denyRange), meanwhile: []change{allow(6)},
-		probes: []probe{{as: "production", ip: "10.0.0.77", before: blocked, after: "200"}}},
+		{as: "production", ip: "10.0.0.1", before: "200", after: blocked},
+		{as: "production", ip: "10.0.0.77", before: "200", after: blocked},
+		{as: "production", ip: "10.0.0.200", before: "200", after: blocked},
+		{as: "production", ip: "10.0.0.201", before: "200", after: "200"},
+		{as: "production", ip: "2001:db8::a00:4d", before: "200", after: "200"},
+	}},
+	{
+		sample: "throttleData-block-iprange-off", before: denied(denyRange), meanwhile: []change{allow(6)},
+		probes: []probe{{as: "production", ip: "10.0.0.77", before: blocked, after: "200"}},
+	},
 	{sample: "throttleData-block-iprange-ipv6-on", meanwhile: denied(denyIPv6), probes: []probe{
-		{as: "production", ip: "2001:db8::10", before: "200", after: blocked}, {as: "production", ip: "2001:db8::f", before: "200", after: "200"},
-		{as: "production", ip: "10.0.0.77", before: "200", after: "200"}}},
-	{sample: "throttleData-block-subscription-on", meanwhile: denied(denySubscription),
-		probes: []probe{productionProbe("200", blocked), {as: "sandbox", before: "200", after: "200"}, {as: "kiosk", before: "200", after: "200"}}},
+		{as: "production", ip: "2001:db8::10", before: "200", after: blocked},
+		{as: "production", ip: "2001:db8::f", before: "200", after: "200"},
+		{as: "production", ip: "10.0.0.77", before: "200", after: "200"},
+	}},
+	{
+		sample: "throttleData-block-subscription-on", meanwhile: denied(denySubscription),
+		probes: []probe{productionProbe("200", blocked), {as: "sandbox", before: "200", after: "200"}, {as: "kiosk", before: "200", after: "200"}},
+	},
 	{sample: "throttleData-block-subscription-off", before: denied(denySubscription), meanwhile: []change{allow(7)}, probes: []probe{productionProbe(blocked, "200")}},
 	{sample: "throttleData-malformed-unescaped", outcome: "malformed", reads: []string{"block"}, // so the list says what the message could not
 		meanwhile: denied(emulator.DenyCondition{ID: 11, Type: emulator.DenyApplication, Value: `dana:My "Best" App`}), probes: []probe{productionProbe("200", "200")}},
@@ -417,31 +529,42 @@ var eventCases = []eventCase{
 	{sample: "throttleData-map-decision", probes: []probe{productionProbe("200", "429/900804"), {as: "kiosk", before: "200", after: "200"}}},
 	{sample: "throttleData-decision-subscription-synapse-key", probes: []probe{productionProbe("200", "200")}},
 	{sample: "throttleData-decision-application", probes: []probe{productionProbe("200", "429/900803"), {as: "kiosk", before: "200", after: "200"}}},
-	{sample: "throttleData-decision-application-released", earlier: []string{"throttleData-decision-application"},
-		probes: []probe{productionProbe("429/900803", "200")}},
-	{sample: "throttleData-decision-custom", before: []change{template(userTemplate)},
-		probes: []probe{productionProbe("200", "429/900806"), {as: "kiosk", before: "200", after: "200"}}},
+	{
+		sample: "throttleData-decision-application-released", earlier: []string{"throttleData-decision-application"},
+		probes: []probe{productionProbe("429/900803", "200")},
+	},
+	{
+		sample: "throttleData-decision-custom", before: []change{template(userTemplate)},
+		probes: []probe{productionProbe("200", "429/900806"), {as: "kiosk", before: "200", after: "200"}},
+	},
 	{sample: "throttleData-decision-custom", in: "without its template", probes: []probe{productionProbe("200", "200")}},
 	{sample: "throttleData-decision-expired", unchanged: "its window has ended", probes: []probe{productionProbe("200", "200")}},
 	{sample: "throttleData-decision-missing-expiry", unchanged: "without the end of its window it is no decision", probes: []probe{productionProbe("200", "200")}},
-	{sample: "throttleData-decision-api-default",
+	{
+		sample: "throttleData-decision-api-default",
 		before: []change{api(func(a *emulator.API) { p := "10KPerMin"; a.Policy = &p }), redeployed("Default")},
-		probes: []probe{productionProbe("200", "429/900800"), {as: "kiosk", before: "200", after: "429/900800"}}},
+		probes: []probe{productionProbe("200", "429/900800"), {as: "kiosk", before: "200", after: "429/900800"}},
+	},
 	{sample: "throttleData-decision-resource-condition", probes: resourceConditionProbes},
 	{sample: "throttleData-map-decision-condition", probes: resourceConditionProbes},
-	{sample: "throttleData-decision-resource-condition-released", earlier: []string{"throttleData-decision-resource-condition"},
-		probes: []probe{{as: "production", ip: "192.168.1.10", header: "X-Client=mobile-7", before: "429/900802", after: "200"}}},
+	{
+		sample: "throttleData-decision-resource-condition-released", earlier: []string{"throttleData-decision-resource-condition"},
+		probes: []probe{{as: "production", ip: "192.168.1.10", header: "X-Client=mobile-7", before: "429/900802", after: "200"}},
+	},
 	{sample: "throttleData-decision-resource-default-with-groups", probes: []probe{ // refused is who matches none of the three groups
 		{as: "production", plan: "trial", ip: "192.168.1.10", before: "200", after: "429/900802"},
 		{as: "production", plan: "trial", ip: "10.1.2.3", before: "200", after: "200"},
 		{as: "production", plan: "trial", ip: "192.168.1.10", path: weatherCity + "?tier=free", before: "200", after: "200"},
-		{as: "production", plan: "gold", ip: "192.168.1.10", before: "200", after: "200"}}},
+		{as: "production", plan: "gold", ip: "192.168.1.10", before: "200", after: "200"},
+	}},
 
 	// --- throttleData: key templates
 	{sample: "throttleData-keytemplate-add", meanwhile: []change{template(userTemplate)}, reads: []string{"keyTemplates"}},
 	{sample: "throttleData-map-keytemplate", meanwhile: []change{template(userTemplate)}, reads: []string{"keyTemplates"}},
-	{sample: "throttleData-keytemplate-remove", before: []change{template(userTemplate)}, meanwhile: []change{noTemplate(userTemplate)},
-		reads: []string{"keyTemplates"}},
+	{
+		sample: "throttleData-keytemplate-remove", before: []change{template(userTemplate)}, meanwhile: []change{noTemplate(userTemplate)},
+		reads: []string{"keyTemplates"},
+	},
 
 	// --- tokenRevocation
 	{sample: "tokenRevocation-jwt", probes: []probe{productionProbe("200", badToken), {as: "other production", before: "200", after: "200"}}},
@@ -462,8 +585,10 @@ var resourceConditionProbes = []probe{
 }
 
 var massRevocationProbes = []probe{
-	productionProbe("200", badToken), {as: "other production", before: "200", after: badToken},
-	{as: "later production", before: "200", after: "200"}, {as: "kiosk", before: "200", after: "200"},
+	productionProbe("200", badToken),
+	{as: "other production", before: "200", after: badToken},
+	{as: "later production", before: "200", after: "200"},
+	{as: "kiosk", before: "200", after: "200"},
 }
 
 // unrouted are the samples of topics that the gateway does not listen to: it serves no WebSub APIs and no opaque API keys.
@@ -605,5 +730,4 @@ func TestTopicsThatNobodyListensTo(t *testing.T) {
 	if n := countAll(s.gateway.seen()); n != 0 {
 		t.Errorf("%d events were seen", n)
 	}
-
 }

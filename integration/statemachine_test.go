@@ -190,7 +190,8 @@ var turns = []struct {
 			err = c.DeleteKeyManager("", name)
 		} else {
 			_, err = c.PutKeyManager(emulator.KeyManager{Name: name, Type: "Auth0", Disabled: second, Configuration: map[string]any{
-				"issuer": "https://" + name + ".test", "certificate_type": "JWKS", "certificate_value": "https://127.0.0.1:1/jwks"}})
+				"issuer": "https://" + name + ".test", "certificate_type": "JWKS", "certificate_value": "https://127.0.0.1:1/jwks",
+			}})
 		}
 		return err == nil
 	}},
@@ -313,8 +314,10 @@ func (m *machine) play(s action) {
 			time.Sleep(2 * time.Millisecond)
 		}
 	case "malformed event":
-		m.emu.Hub().PublishRaw(broker.Message{Topic: []string{broker.TopicNotification, broker.TopicThrottleData, broker.TopicKeyManager, broker.TopicTokenRevocation}[s.A%4],
-			ContentType: "text/plain", ContentEncoding: "UTF-8", Body: []byte(`{"event":{"payloadData":{"eventType":"API_`)})
+		m.emu.Hub().PublishRaw(broker.Message{
+			Topic:       []string{broker.TopicNotification, broker.TopicThrottleData, broker.TopicKeyManager, broker.TopicTokenRevocation}[s.A%4],
+			ContentType: "text/plain", ContentEncoding: "UTF-8", Body: []byte(`{"event":{"payloadData":{"eventType":"API_`),
+		})
 	default:
 		c := &m.emu.Changes
 		switch {
@@ -445,7 +448,7 @@ func TestSoakRabbitMQKilledAndRestarted(t *testing.T) {
 	const rounds = 20
 	rabbit := harness.StartRabbitMQ(t)
 	m := newMachine(t, rabbit, "carbon")
-	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1)) //nolint:gosec // a history, no secret
+	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	play := func(n int, names []string) {
 		for range n {
 			m.play(action{Op: names[rng.IntN(len(names))], A: rng.IntN(8), B: rng.IntN(5), Wait: rng.IntN(20)})

@@ -14,9 +14,17 @@ func TestNamed(t *testing.T) {
 		list []string
 		want bool
 	}{
-		{km, nil, true}, {km, []string{"all"}, true}, {km, []string{"All"}, true}, {km, []string{"Default"}, true},
-		{km, []string{"resident key manager"}, true}, {km, []string{"Ab-1"}, true}, {km, []string{"ab-1"}, true},
-		{km, []string{"Corp"}, false}, {km, []string{""}, false}, {noUUID, []string{""}, false}, {noUUID, []string{"x", "corp"}, true},
+		{km, nil, true},
+		{km, []string{"all"}, true},
+		{km, []string{"All"}, true},
+		{km, []string{"Default"}, true},
+		{km, []string{"resident key manager"}, true},
+		{km, []string{"Ab-1"}, true},
+		{km, []string{"ab-1"}, true},
+		{km, []string{"Corp"}, false},
+		{km, []string{""}, false},
+		{noUUID, []string{""}, false},
+		{noUUID, []string{"x", "corp"}, true},
 		{noUUID, []string{"Default"}, false},
 	}
 	for _, tt := range tests {

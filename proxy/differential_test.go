@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -163,7 +164,7 @@ func TestTheBodyIsNotReadPastItsEnd(t *testing.T) {
 		t.Fatalf("the body is %q, %v", got, err)
 	}
 	for range 2 {
-		if n, err := b.Read(make([]byte, 8)); n != 0 || err != io.EOF {
+		if n, err := b.Read(make([]byte, 8)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("after its end the body gives %d bytes and %v, want EOF", n, err)
 		}
 	}

@@ -46,8 +46,10 @@ func Validate(f Facts) Verdict {
 	}
 	kt := keyTypeOf(f.Mapping)
 	if f.Application == nil {
-		return Verdict{Reason: UnknownApplication, KeyType: kt,
-			Detail: "application " + name(f.Mapping.ApplicationID, f.Mapping.ApplicationUUID) + " of the consumer key is not known"}
+		return Verdict{
+			Reason: UnknownApplication, KeyType: kt,
+			Detail: "application " + name(f.Mapping.ApplicationID, f.Mapping.ApplicationUUID) + " of the consumer key is not known",
+		}
 	}
 	return bought(f, kt)
 }
@@ -68,8 +70,10 @@ func ValidateApplication(f Facts, kt KeyType) Verdict {
 // bought decides by the subscription and its state.
 func bought(f Facts, kt KeyType) Verdict {
 	if f.Subscription == nil {
-		return Verdict{Reason: NoSubscription, KeyType: kt,
-			Detail: "application " + name(f.Application.ID, f.Application.UUID) + " has no subscription to API " + name(f.API.ID, f.API.UUID)}
+		return Verdict{
+			Reason: NoSubscription, KeyType: kt,
+			Detail: "application " + name(f.Application.ID, f.Application.UUID) + " has no subscription to API " + name(f.API.ID, f.API.UUID),
+		}
 	}
 	switch f.Subscription.State {
 	case Unblocked, TierUpdatePending:

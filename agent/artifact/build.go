@@ -42,14 +42,18 @@ var httpMethods = map[string]bool{"GET": true, "PUT": true, "POST": true, "DELET
 
 // Extensions that are known at the level of the API, a path or an operation.
 var (
-	apiExtensions = []string{"x-wso2-basePath", "x-wso2-production-endpoints", "x-wso2-sandbox-endpoints", "x-wso2-endpoints",
+	apiExtensions = []string{
+		"x-wso2-basePath", "x-wso2-production-endpoints", "x-wso2-sandbox-endpoints", "x-wso2-endpoints",
 		"x-wso2-throttling-tier", "x-throttling-tier", "x-wso2-disable-security", "x-wso2-auth-header", "x-wso2-cors",
 		"x-wso2-request-interceptor", "x-wso2-response-interceptor", "x-wso2-response-cache", "x-wso2-owner", "x-wso2-transports",
 		"x-wso2-mutual-ssl", "x-wso2-application-security", "x-wso2-label", "x-wso2-http2-backend-enabled",
-		"x-wso2-pass-request-payload-to-enforcer", "x-wso2-security", "x-wso2-api-key-header", "x-wso2-apikey-header", "x-wso2-schemas", "x-wso2-all-scopes"}
-	operationExtensions = []string{"x-wso2-production-endpoints", "x-wso2-sandbox-endpoints", "x-wso2-throttling-tier", "x-throttling-tier",
+		"x-wso2-pass-request-payload-to-enforcer", "x-wso2-security", "x-wso2-api-key-header", "x-wso2-apikey-header", "x-wso2-schemas", "x-wso2-all-scopes",
+	}
+	operationExtensions = []string{
+		"x-wso2-production-endpoints", "x-wso2-sandbox-endpoints", "x-wso2-throttling-tier", "x-throttling-tier",
 		"x-wso2-disable-security", "x-wso2-request-interceptor", "x-wso2-response-interceptor", "x-wso2-response-cache", "x-auth-type",
-		"x-scopes", "x-scope", "x-mediation-script", "x-uri-mapping", "x-amzn-resource-name", "x-wso2-application-security", "x-wso2-mutual-ssl"}
+		"x-scopes", "x-scope", "x-mediation-script", "x-uri-mapping", "x-amzn-resource-name", "x-wso2-application-security", "x-wso2-mutual-ssl",
+	}
 )
 
 // extensions checks the x-wso2-* keys of one level.
@@ -114,7 +118,7 @@ func (b *builder) identity() {
 		if p := b.meta.fold("provider"); p.exists() {
 			a.Provider = p.text()
 		}
-		a.RevisionNumber = b.meta.fold("revisionId").integer(0, 0, 1<<31-1)
+		a.RevisionNumber = b.meta.fold("revisionId").integer(0, 1<<31-1)
 		if t := b.meta.fold("type"); t.exists() {
 			a.Type = strings.ToUpper(t.text())
 		}
@@ -288,7 +292,7 @@ func (b *builder) apiSettings() {
 		a.AuthHeader = ""
 	}
 	for _, t := range transports.items() {
-		for _, name := range strings.Split(t.text(), ",") {
+		for name := range strings.SplitSeq(t.text(), ",") {
 			switch name = strings.ToLower(strings.TrimSpace(name)); name {
 			case "http", "https":
 				if !slices.Contains(a.Transports, name) {
@@ -341,7 +345,7 @@ func (b *builder) cors(v value) *definition.CORS {
 		AllowHeaders:     v.get("accessControlAllowHeaders").texts(),
 		ExposeHeaders:    v.get("accessControlExposeHeaders").texts(),
 		AllowCredentials: v.get("accessControlAllowCredentials").boolean(false),
-		MaxAge:           time.Duration(v.get("accessControlMaxAge").integer(0, 0, 86400*365)) * time.Second,
+		MaxAge:           time.Duration(v.get("accessControlMaxAge").integer(0, 86400*365)) * time.Second,
 	}
 	for _, o := range v.get("accessControlAllowOrigins").items() {
 		if text := o.text(); text != "" && !validOrigin(text) {
@@ -519,9 +523,11 @@ func (b *builder) deployment() {
 		v.Hosts, v.Environments = exposed(g.deployments)
 		for _, host := range hostsOr(v.Hosts, "") {
 			if other := owner[host]; other != nil {
-				b.report.add(Fault{File: b.name, Key: "environments " + other.environment + " and " + g.environment, Value: host,
+				b.report.add(Fault{
+					File: b.name, Key: "environments " + other.environment + " and " + g.environment, Value: host,
 					Problem: "they have different endpoints and the same host, so that no request could tell them apart",
-					Want:    "give the environments hosts of their own, or the same endpoints"})
+					Want:    "give the environments hosts of their own, or the same endpoints",
+				})
 			}
 			owner[host] = g
 		}

@@ -50,8 +50,7 @@ func parse(file string, data []byte, r *report) (d *document, ok bool) {
 	}
 	if err != nil {
 		f := Fault{File: file, Problem: err.Error()}
-		var at *syntaxError
-		if errors.As(err, &at) {
+		if at, ok := errors.AsType[*syntaxError](err); ok {
 			f.Line, f.Column, f.Problem = at.line, at.column, at.text
 		}
 		r.add(f)
@@ -145,7 +144,7 @@ func (j *jsonReader) token() (json.Token, int, int, error) {
 	if errors.As(err, &syntax) && int(syntax.Offset) >= j.pos {
 		line, column = j.placeOf(int(syntax.Offset))
 	}
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, 0, 0, &syntaxError{line, column, "not readable as JSON: the file ends too early"}
 	}
 	return nil, 0, 0, &syntaxError{line, column, "not readable as JSON: " + strings.TrimPrefix(err.Error(), "json: ")}
@@ -442,28 +441,28 @@ func (v value) boolean(def bool) bool {
 	return def
 }
 
-// integer reads a whole number within bounds, also in quotes.
-func (v value) integer(def, low, high int64) int64 {
+// integer reads a whole number within bounds, also in quotes; 0 where there is none.
+func (v value) integer(low, high int64) int64 {
 	if !v.exists() {
-		return def
+		return 0
 	}
 	if v.node.Kind != yaml.ScalarNode {
 		v.text()
-		return def
+		return 0
 	}
 	want := fmt.Sprintf("write a whole number from %d to %d", low, high)
 	text := v.text()
 	if text == "" {
-		return def
+		return 0
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
 		v.fault(want, "is no whole number")
-		return def
+		return 0
 	}
 	if n < low || n > high {
 		v.fault(want, "is out of range")
-		return def
+		return 0
 	}
 	return n
 }

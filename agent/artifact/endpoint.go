@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -283,7 +284,7 @@ func (b *builder) advanced(v value, e *definition.Endpoint) {
 	if r := v.get("retryConfig"); r.exists() {
 		knownKeys(r, "count", "intervalInMillis", "backOffFactor", "maxWaitIntervalInMillis", "statusCodes", "methods")
 		e.Retry = &definition.Retry{
-			Count:       int(r.get("count").integer(0, 0, maxRetries)),
+			Count:       int(r.get("count").integer(0, maxRetries)),
 			Interval:    millis(r.get("intervalInMillis"), 0, maxIntervalMillis),
 			MaxInterval: millis(r.get("maxWaitIntervalInMillis"), 0, maxIntervalMillis),
 			Factor:      r.get("backOffFactor").number(0, 0, 100),
@@ -317,11 +318,11 @@ func (b *builder) breaker(c value) *definition.Breaker {
 	w := c.get("rollingWindow")
 	knownKeys(w, "requestVolumeThreshold", "timeWindowInMillis", "bucketSizeInMillis")
 	out := &definition.Breaker{
-		VolumeThreshold:  int(w.get("requestVolumeThreshold").integer(0, 1, 1_000_000)),
+		VolumeThreshold:  int(w.get("requestVolumeThreshold").integer(1, 1_000_000)),
 		Window:           millis(w.get("timeWindowInMillis"), 1, maxWindowMillis),
 		Bucket:           millis(w.get("bucketSizeInMillis"), 1, maxWindowMillis),
 		Reset:            millis(c.get("resetTimeInMillis"), 1, maxWindowMillis),
-		HalfOpenRequests: int(c.get("halfOpenRequests").integer(0, 1, 1000)),
+		HalfOpenRequests: int(c.get("halfOpenRequests").integer(1, 1000)),
 		FailureThreshold: c.get("failureThreshold").number(0, 0, 1),
 		StatusCodes:      statusCodes(c.get("statusCodes")),
 	}
@@ -339,13 +340,13 @@ func (b *builder) breaker(c value) *definition.Breaker {
 }
 
 func millis(v value, low, high int64) time.Duration {
-	return time.Duration(v.integer(0, low, high)) * time.Millisecond
+	return time.Duration(v.integer(low, high)) * time.Millisecond
 }
 
 func statusCodes(v value) []int {
 	var out []int
 	for _, it := range v.items() {
-		if n := it.integer(0, 400, 599); n != 0 {
+		if n := it.integer(400, 599); n != 0 {
 			out = append(out, int(n))
 		}
 	}
@@ -432,7 +433,7 @@ func (b *builder) configured(v, kind value, side string) *definition.Endpoint {
 		}
 		e.Timeout = millis(settings.get("actionDuration"), 0, maxTimeoutMillis)
 		retries := settings.get("retryTimeOut")
-		count := retries.integer(0, -1<<31, 1<<31-1)
+		count := retries.integer(-1<<31, 1<<31-1)
 		if count > maxRetries {
 			retries.note("%d retries are more than the greatest number, %d, which is used", count, maxRetries)
 			count = maxRetries
@@ -494,10 +495,8 @@ func knownKeys(v value, known ...string) {
 		return
 	}
 	v.each(func(m value) {
-		for _, k := range known {
-			if m.key == k {
-				return
-			}
+		if slices.Contains(known, m.key) {
+			return
 		}
 		if near := nearest(m.key, known); near != "" {
 			m.fault(fmt.Sprintf("did you mean %s?", near), "is no key of this object")

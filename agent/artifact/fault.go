@@ -3,6 +3,7 @@ package artifact
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -54,12 +55,10 @@ func (f Faults) Error() string {
 
 // FaultsOf returns the faults that err holds; an error of another kind is one fault of file.
 func FaultsOf(file string, err error) Faults {
-	var fs Faults
-	if errors.As(err, &fs) {
+	if fs, ok := errors.AsType[Faults](err); ok {
 		return fs
 	}
-	var one Fault
-	if errors.As(err, &one) {
+	if one, ok := errors.AsType[Fault](err); ok {
 		return Faults{one}
 	}
 	if err == nil {
@@ -97,10 +96,8 @@ func (r *report) err() error {
 const maxFaults = 200
 
 func (r *report) add(f Fault) {
-	for _, known := range r.faults {
-		if known == f {
-			return // what many operations inherit is reported once
-		}
+	if slices.Contains(r.faults, f) {
+		return // what many operations inherit is reported once
 	}
 	if len(r.faults) < maxFaults {
 		r.faults = append(r.faults, f)
@@ -109,10 +106,8 @@ func (r *report) add(f Fault) {
 
 func (r *report) note(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	for _, n := range r.notes {
-		if n == text {
-			return
-		}
+	if slices.Contains(r.notes, text) {
+		return
 	}
 	if len(r.notes) < maxFaults {
 		r.notes = append(r.notes, text)

@@ -2,7 +2,7 @@ package artifact
 
 import (
 	"context"
-	"crypto/sha1"
+	"crypto/sha1" //nolint:gosec // version 5 of RFC 9562 is made of it
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -154,8 +154,10 @@ func (f *Folder) scan() (Result, bool) {
 			r.Skipped = append(r.Skipped, p)
 		default:
 			if other := claim(p, claims(k.api)); other != "" {
-				r.Faults = append(r.Faults, Fault{File: p, Key: "context", Value: k.api.Context,
-					Problem: "answers the same requests as " + other, Want: "give it another context or version, or remove one"})
+				r.Faults = append(r.Faults, Fault{
+					File: p, Key: "context", Value: k.api.Context,
+					Problem: "answers the same requests as " + other, Want: "give it another context or version, or remove one",
+				})
 				continue
 			}
 			r.APIs = append(r.APIs, k.api)
@@ -188,7 +190,7 @@ func claims(a *definition.API) []string {
 // derivedUUID gives a definition without an identifier one that stays the same over restarts: of its tenant, context and
 // version (version 5 of RFC 9562).
 func derivedUUID(a *definition.API) string {
-	sum := sha1.Sum([]byte("gatehouse:" + a.Tenant + ":" + a.Context + ":" + a.Version))
+	sum := sha1.Sum([]byte("gatehouse:" + a.Tenant + ":" + a.Context + ":" + a.Version)) //nolint:gosec // an identifier, no secret
 	u := sum[:16]
 	u[6] = u[6]&0x0f | 0x50
 	u[8] = u[8]&0x3f | 0x80
@@ -203,7 +205,7 @@ func (s stamp) next(p string) (now stamp, same bool) {
 	var newest time.Time
 	meta := sha256.New()
 	var files []string
-	walk(p, func(name string, e fs.DirEntry, err error) error {
+	_ = walk(p, func(name string, e fs.DirEntry, err error) error {
 		if err != nil {
 			fmt.Fprintf(meta, "%s %v\n", name, err)
 			return nil
@@ -251,7 +253,7 @@ func (f *Folder) Watch(ctx context.Context, onChange func(Result)) {
 	if err != nil {
 		log.Warn().Err(err).Dur("rescan", f.opt.Rescan).Msg("no notices of changed API definitions: the folder is read at intervals")
 	} else {
-		defer watcher.Close()
+		defer func() { _ = watcher.Close() }()
 		events, errs = watcher.Events, watcher.Errors
 	}
 	refused := false
@@ -310,9 +312,9 @@ func (f *Folder) Watch(ctx context.Context, onChange func(Result)) {
 // watchAll asks for notices of a folder and all in it.
 func watchAll(w *fsnotify.Watcher, dir string) error {
 	var first error
-	walk(dir, func(p string, e fs.DirEntry, err error) error {
+	_ = walk(dir, func(p string, e fs.DirEntry, err error) error {
 		if err != nil || !e.IsDir() {
-			return nil
+			return nil //nolint:nilerr // the next look tells of what cannot be read
 		}
 		if err := w.Add(p); err != nil && first == nil {
 			first = fmt.Errorf("watch %s: %w", p, err)

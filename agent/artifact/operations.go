@@ -125,7 +125,7 @@ func (b *builder) reference(ref value) value {
 			return value{}
 		}
 		v := at.doc.top()
-		for _, part := range strings.Split(pointer, "/") {
+		for part := range strings.SplitSeq(pointer, "/") {
 			part = strings.ReplaceAll(strings.ReplaceAll(part, "~1", "/"), "~0", "~")
 			v = v.get(part)
 		}
@@ -166,7 +166,7 @@ func (b *builder) apiSecurity() {
 	var kinds []definition.Credential
 	var mutual, mutualMandatory, appMandatory bool
 	for _, it := range list.items() {
-		for _, name := range strings.Split(it.text(), ",") {
+		for name := range strings.SplitSeq(it.text(), ",") {
 			switch strings.ToLower(strings.TrimSpace(name)) {
 			case "oauth2":
 				kinds = append(kinds, definition.OAuth2)
@@ -342,7 +342,7 @@ func (b *builder) secure(op *definition.Operation, v value) {
 	if len(scopes) == 0 {
 		for _, key := range [2]string{"x-scopes", "x-scope"} {
 			for _, s := range v.get(key).items() {
-				for _, one := range strings.Split(s.text(), ",") {
+				for one := range strings.SplitSeq(s.text(), ",") {
 					if one = strings.TrimSpace(one); one != "" && !slices.Contains(scopes, one) {
 						scopes = append(scopes, one)
 					}

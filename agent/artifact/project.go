@@ -167,8 +167,7 @@ func CheckPath(file string, opts Options) ([]Checked, error) {
 
 // reason is the cause of a file error without the path, which the fault names already.
 func reason(err error) string {
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		err = p.Err
 	}
 	return err.Error()
@@ -247,11 +246,13 @@ func definitions(dir string) ([]string, error) {
 }
 
 // wanted are the files of a project that are read, by the end of their path.
-var wanted = []string{"api.yaml", "api.yml", "api.json", "definitions/swagger.yaml", "definitions/swagger.yml", "definitions/swagger.json",
+var wanted = []string{
+	"api.yaml", "api.yml", "api.json", "definitions/swagger.yaml", "definitions/swagger.yml", "definitions/swagger.json",
 	"definitions/openapi.yaml", "definitions/openapi.yml", "definitions/openapi.json", "meta-information/swagger.yaml", "meta-information/swagger.json",
 	"deployment_environments.yaml", "deployment_environments.yml", "deployment_environments.json",
 	"endpoint_certificates.yaml", "endpoint_certificates.yml", "endpoint_certificates.json",
-	"client_certificates.yaml", "client_certificates.yml", "client_certificates.json"}
+	"client_certificates.yaml", "client_certificates.yml", "client_certificates.json",
+}
 
 func isWanted(name string) bool {
 	name = "/" + strings.ToLower(name)
@@ -302,7 +303,7 @@ func unzip(data []byte, most int64) (map[string][]byte, error) {
 		}
 		limit := min(left, most)
 		text, err := io.ReadAll(io.LimitReader(r, limit+1))
-		r.Close()
+		_ = r.Close() // it was read, or cannot be
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", clean, err)
 		}

@@ -136,7 +136,7 @@ func written(n *node, f *field) string {
 		}
 		return "[" + strings.Join(parts, ", ") + "]"
 	}
-	if f != nil && f.sensitive() && !(n.kind == kindString && onlyReferences(n.text)) {
+	if f != nil && f.sensitive() && (n.kind != kindString || !onlyReferences(n.text)) {
 		return mask
 	}
 	text := n.text

@@ -74,7 +74,7 @@ func TestSecretsNeverShow(t *testing.T) {
 	shown["log"] = log.String()
 	shown["dump"] = c.Redacted().String()
 	for name, text := range shown {
-		for _, planted := range []string{"hunter2", fmt.Sprintf("%x", "hunter2"), fmt.Sprintf("%X", "hunter2"), fmt.Sprint([]byte("hunter2"))} {
+		for _, planted := range []string{"hunter2", fmt.Sprintf("%x", "hunter2"), fmt.Sprintf("%X", "hunter2"), fmt.Sprintf("%d", []byte("hunter2"))} {
 			if strings.Contains(text, strings.Trim(planted, "[]")) {
 				t.Errorf("%s shows a secret:\n%s", name, text)
 			}

@@ -181,8 +181,14 @@ var sizeUnits = []struct {
 	name  string
 	bytes int64
 }{
-	{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
-	{"GB", 1_000_000_000}, {"MB", 1_000_000}, {"KB", 1_000}, {"kB", 1_000}, {"B", 1},
+	{"GiB", 1 << 30},
+	{"MiB", 1 << 20},
+	{"KiB", 1 << 10},
+	{"GB", 1_000_000_000},
+	{"MB", 1_000_000},
+	{"KB", 1_000},
+	{"kB", 1_000},
+	{"B", 1},
 }
 
 // String returns the size in the largest binary unit that gives a whole number.

@@ -103,8 +103,10 @@ func notAnArchive(op string, a *answer, body []byte) error {
 	if len(*envelope.List) == 0 {
 		return nil
 	}
-	return &Error{Op: op, URL: a.url, Status: a.StatusCode, Kind: Bad, Err: ErrNoArtifacts,
-		Detail: "the server sends its own gateway's artifacts in place of projects"}
+	return &Error{
+		Op: op, URL: a.url, Status: a.StatusCode, Kind: Bad, Err: ErrNoArtifacts,
+		Detail: "the server sends its own gateway's artifacts in place of projects",
+	}
 }
 
 type deploymentsFile struct {
@@ -226,7 +228,7 @@ func unpack(f *zip.File, limit int64, left *int64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s in the zip: %w", f.Name, err)
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	b, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s in the zip: %w", f.Name, err)

@@ -31,59 +31,112 @@ func TestSingleRows(t *testing.T) {
 		fetch  fetch
 		want   string // a text in the found row as JSON, "null" when absent
 	}{
-		{"API by UUID", "apis.json", "/apis", url.Values{"expand": {"true"}, "apiId": {"8a2d7f10-1c3b-4e5d-8f60-7a9b0c1d2e52"}, "gatewayLabel": {"Edge EU"}}, "carbon.super",
+		{
+			"API by UUID", "apis.json", "/apis",
+			url.Values{"expand": {"true"}, "apiId": {"8a2d7f10-1c3b-4e5d-8f60-7a9b0c1d2e52"}, "gatewayLabel": {"Edge EU"}},
+			"carbon.super",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.API(ctx, "carbon.super", APIQuery{UUID: "8a2d7f10-1c3b-4e5d-8f60-7a9b0c1d2e52", Label: "Edge EU"}))
-			}, `"Name":"WeatherInfo"`},
-		{"API by context and version", "apis.json", "/apis", url.Values{"expand": {"true"}, "context": {"/books/1.0.0"}, "version": {"1.0.0"}}, "",
+			}, `"Name":"WeatherInfo"`,
+		},
+		{
+			"API by context and version", "apis.json", "/apis",
+			url.Values{"expand": {"true"}, "context": {"/books/1.0.0"}, "version": {"1.0.0"}},
+			"",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.API(ctx, "", APIQuery{Context: "/books/1.0.0", Version: "1.0.0"}))
-			}, `"Name":"BooksGraph"`},
-		{"API absent", "apis.json", "/apis", url.Values{"expand": {"true"}, "apiId": {"other"}}, "",
+			}, `"Name":"BooksGraph"`,
+		},
+		{
+			"API absent", "apis.json", "/apis",
+			url.Values{"expand": {"true"}, "apiId": {"other"}},
+			"",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.API(ctx, "", APIQuery{UUID: "other"}))
-			}, "null"},
-		{"application", "applications.json", "/applications", url.Values{"appId": {"2"}}, "",
-			func(ctx context.Context, c *Client) (any, error) { return wrap(c.Application(ctx, "", 2)) }, `"Name":"PartnerPortal"`},
-		{"application absent", "applications.json", "/applications", url.Values{"appId": {"9"}}, "",
-			func(ctx context.Context, c *Client) (any, error) { return wrap(c.Application(ctx, "", 9)) }, "null"},
-		{"key mapping", "application-key-mappings.json", "/application-key-mappings", url.Values{"consumerKey": {"partner-portal-prod"}, "keymanager": {"Corp Keycloak"}}, "",
+			}, "null",
+		},
+		{
+			"application", "applications.json", "/applications",
+			url.Values{"appId": {"2"}},
+			"",
+			func(ctx context.Context, c *Client) (any, error) { return wrap(c.Application(ctx, "", 2)) }, `"Name":"PartnerPortal"`,
+		},
+		{
+			"application absent", "applications.json", "/applications",
+			url.Values{"appId": {"9"}},
+			"",
+			func(ctx context.Context, c *Client) (any, error) { return wrap(c.Application(ctx, "", 9)) }, "null",
+		},
+		{
+			"key mapping", "application-key-mappings.json", "/application-key-mappings",
+			url.Values{"consumerKey": {"partner-portal-prod"}, "keymanager": {"Corp Keycloak"}},
+			"",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.KeyMapping(ctx, "", "partner-portal-prod", "Corp Keycloak"))
-			}, `"ApplicationID":2`},
-		{"key mapping of the resident key manager by its old name", "application-key-mappings.json", "/application-key-mappings",
-			url.Values{"consumerKey": {"mobProdK3y0000000000000001AbC"}, "keymanager": {"Default"}}, "",
+			}, `"ApplicationID":2`,
+		},
+		{
+			"key mapping of the resident key manager by its old name", "application-key-mappings.json", "/application-key-mappings",
+			url.Values{"consumerKey": {"mobProdK3y0000000000000001AbC"}, "keymanager": {"Default"}},
+			"",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.KeyMapping(ctx, "", "mobProdK3y0000000000000001AbC", "Default"))
-			}, `"ApplicationID":1`},
-		{"key mapping of another key manager", "application-key-mappings.json", "/application-key-mappings",
-			url.Values{"consumerKey": {"partner-portal-prod"}, "keymanager": {"Resident Key Manager"}}, "",
+			}, `"ApplicationID":1`,
+		},
+		{
+			"key mapping of another key manager", "application-key-mappings.json", "/application-key-mappings",
+			url.Values{"consumerKey": {"partner-portal-prod"}, "keymanager": {"Resident Key Manager"}},
+			"",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.KeyMapping(ctx, "", "partner-portal-prod", "Resident Key Manager"))
-			}, "null"},
-		{"subscription by numbers", "subscriptions.json", "/subscriptions", url.Values{"apiId": {"1"}, "appId": {"2"}}, "",
+			}, "null",
+		},
+		{
+			"subscription by numbers", "subscriptions.json", "/subscriptions",
+			url.Values{"apiId": {"1"}, "appId": {"2"}},
+			"",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.Subscription(ctx, "", SubscriptionQuery{APIID: 1, AppID: 2, APIUUID: "not looked at"}))
-			}, `"SubscriptionState":"PROD_ONLY_BLOCKED"`},
-		{"subscription by UUIDs", "subscriptions.json", "/subscriptions",
-			url.Values{"apiUUID": {"4f1c0c5e-6b0a-4a8e-9f7e-0b8d1a2c3d41"}, "applicationUUID": {"1B6F2A34-90CD-4E12-8A77-11C0FFEE0001"}}, "",
+			}, `"SubscriptionState":"PROD_ONLY_BLOCKED"`,
+		},
+		{
+			"subscription by UUIDs", "subscriptions.json", "/subscriptions",
+			url.Values{"apiUUID": {"4f1c0c5e-6b0a-4a8e-9f7e-0b8d1a2c3d41"}, "applicationUUID": {"1B6F2A34-90CD-4E12-8A77-11C0FFEE0001"}},
+			"",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.Subscription(ctx, "", SubscriptionQuery{APIUUID: "4f1c0c5e-6b0a-4a8e-9f7e-0b8d1a2c3d41", ApplicationUUID: "1B6F2A34-90CD-4E12-8A77-11C0FFEE0001"}))
-			}, `"SubscriptionID":1,`},
-		{"subscription policy", "subscription-policies.json", "/subscription-policies", url.Values{"policyName": {"Silver"}}, "example.org",
+			}, `"SubscriptionID":1,`,
+		},
+		{
+			"subscription policy", "subscription-policies.json", "/subscription-policies",
+			url.Values{"policyName": {"Silver"}},
+			"example.org",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.SubscriptionPolicy(ctx, "example.org", "Silver"))
-			}, `"Count":2000`},
-		{"application policy", "application-policies.json", "/application-policies", url.Values{"policyName": {"DataPlan50MB"}}, "",
+			}, `"Count":2000`,
+		},
+		{
+			"application policy", "application-policies.json", "/application-policies",
+			url.Values{"policyName": {"DataPlan50MB"}},
+			"",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.ApplicationPolicy(ctx, "", "DataPlan50MB"))
-			}, `"Bytes":52428800`},
-		{"API policy", "api-policies.json", "/api-policies", url.Values{"policyName": {"10KPerMin"}}, "",
-			func(ctx context.Context, c *Client) (any, error) { return wrap(c.APIPolicy(ctx, "", "10KPerMin")) }, `"Count":10000`},
-		{"global policy", "global-policies.json", "/global-policies", url.Values{"policyName": {"PerUserPerApp"}}, "",
+			}, `"Bytes":52428800`,
+		},
+		{
+			"API policy", "api-policies.json", "/api-policies",
+			url.Values{"policyName": {"10KPerMin"}},
+			"",
+			func(ctx context.Context, c *Client) (any, error) { return wrap(c.APIPolicy(ctx, "", "10KPerMin")) }, `"Count":10000`,
+		},
+		{
+			"global policy", "global-policies.json", "/global-policies",
+			url.Values{"policyName": {"PerUserPerApp"}},
+			"",
 			func(ctx context.Context, c *Client) (any, error) {
 				return wrap(c.GlobalPolicy(ctx, "", "PerUserPerApp"))
-			}, `"KeyTemplate":"$appId:$userId"`},
+			}, `"KeyTemplate":"$appId:$userId"`,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -158,9 +211,11 @@ func TestArtifacts(t *testing.T) {
 	if len(got) != 3 {
 		t.Fatalf("%d artifacts, want 3", len(got))
 	}
-	want := Artifact{File: weatherFile, Project: []byte("PK weather"), APIUUID: "8a2d7f10-1c3b-4e5d-8f60-7a9b0c1d2e52", RevisionUUID: "a1000000-0000-4000-8000-000000000002",
+	want := Artifact{
+		File: weatherFile, Project: []byte("PK weather"), APIUUID: "8a2d7f10-1c3b-4e5d-8f60-7a9b0c1d2e52", RevisionUUID: "a1000000-0000-4000-8000-000000000002",
 		Deployments: []Deployment{{"Default", "gw.example.test"}, {"Edge EU", "eu.gw.example.test"}}, Organization: "carbon.super", APIContext: "/weather/v2", Version: "v2",
-		EndpointOverrides: map[string]EndpointOverride{"Default": {"https://weather.backend.example.test/api", "https://weather-sbx.backend.example.test/api"}}}
+		EndpointOverrides: map[string]EndpointOverride{"Default": {"https://weather.backend.example.test/api", "https://weather-sbx.backend.example.test/api"}},
+	}
 	if diff := cmp.Diff(want, got[1]); diff != "" {
 		t.Errorf("second artifact (-want +got):\n%s", diff)
 	}
@@ -217,9 +272,11 @@ func TestArtifactsNoneBadAndHostile(t *testing.T) {
 		{name: "deployments.json is no JSON", handler: answerText("application/zip", string(archive(t, map[string]string{"deployments.json": "{"}))), kind: Bad, text: "deployments.json in the zip"},
 		{name: "larger than the cap", handler: answerText("application/zip", strings.Repeat("P", 3<<20)), kind: Bad, text: "too large"},
 		{name: "name that leads outside", handler: answerText("application/zip", string(archive(t, map[string]string{
-			"deployments.json": deployments(`{"apiFile":"../../etc/passwd"}`), "x": "y"}))), artifacts: 1, projectOf: "zip lacks"},
+			"deployments.json": deployments(`{"apiFile":"../../etc/passwd"}`), "x": "y",
+		}))), artifacts: 1, projectOf: "zip lacks"},
 		{name: "entry without a name", handler: answerText("application/zip", string(archive(t, map[string]string{
-			"deployments.json": deployments(`{"version":"1"}`)}))), artifacts: 1, projectOf: "without apiFile"},
+			"deployments.json": deployments(`{"version":"1"}`),
+		}))), artifacts: 1, projectOf: "without apiFile"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := serve(t, tc.handler, func(o *Options) { o.MaxArtifactBytes = 1 << 20 })
@@ -298,8 +355,10 @@ func TestNotificationsSendTheSamples(t *testing.T) {
 	const id = "f7e6d5c4-b3a2-4190-8877-665544332211"
 	statuses := []DeploymentStatus{
 		{GatewayID: id, APIUUID: "4f1c0c5e-6b0a-4a8e-9f7e-0b8d1a2c3d41", TenantDomain: "carbon.super", RevisionUUID: "a1000000-0000-4000-8000-000000000001", At: time.UnixMilli(1767225601000)},
-		{GatewayID: id, APIUUID: "c3e4d5f6-2b1a-4c3d-9e8f-6a7b8c9d0e63", TenantDomain: "carbon.super", RevisionUUID: "a1000000-0000-4000-8000-000000000003", At: time.UnixMilli(1767225602000),
-			Failed: true, ErrorCode: 900001, ErrorMessage: "schema.graphql could not be parsed"},
+		{
+			GatewayID: id, APIUUID: "c3e4d5f6-2b1a-4c3d-9e8f-6a7b8c9d0e63", TenantDomain: "carbon.super", RevisionUUID: "a1000000-0000-4000-8000-000000000003", At: time.UnixMilli(1767225602000),
+			Failed: true, ErrorCode: 900001, ErrorMessage: "schema.graphql could not be parsed",
+		},
 	}
 	for _, tc := range []struct {
 		name, method, path, request string

@@ -122,7 +122,7 @@ type answer struct {
 func (a *answer) close() {
 	a.body.close()
 	a.stop(nil)
-	a.Body.Close()
+	_ = a.Body.Close() // what was wanted of it is read
 }
 
 var (
@@ -175,12 +175,11 @@ func (c *Client) do(ctx context.Context, k call, limit int64) (*answer, error) {
 		req.Header.Set("xWSO2Tenant", k.tenant)
 	}
 	head := time.AfterFunc(c.opt.AnswerTimeout, func() { stop(errNoAnswer) })
-	resp, err := c.http.Do(req)
+	resp, err := c.http.Do(req) //nolint:bodyclose // answer.close does
 	head.Stop()
 	if err != nil {
 		// *url.Error repeats the URL; its cause says enough.
-		var ue *url.Error
-		if errors.As(err, &ue) {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
 		if cause := context.Cause(ctx); errors.Is(cause, errNoAnswer) {

@@ -9,7 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -47,7 +47,7 @@ func serve(t *testing.T, handler http.HandlerFunc, change ...func(*Options)) *Cl
 		}
 		handler(w, r)
 	}))
-	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that fail on purpose
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // handshakes that fail on purpose
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	opt := Options{ServiceURL: srv.URL, Username: testUser, Password: testPassword, HTTPClient: srv.Client(), UserAgent: "Gatehouse/test"}
@@ -252,8 +252,10 @@ func TestFaultsAreTyped(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}, kind: Unreachable, text: "broke within the answer"},
 		{name: "larger than the cap", handler: answerText("application/json", subs), change: func(o *Options) { o.MaxListBytes = 100 }, kind: Bad, status: 200, text: "more than 100 bytes"},
-		{name: "no answer in time", handler: func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-			change: func(o *Options) { o.AnswerTimeout = 30 * time.Millisecond }, kind: Unreachable, text: "no answer in time (30ms)"},
+		{
+			name: "no answer in time", handler: func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+			change: func(o *Options) { o.AnswerTimeout = 30 * time.Millisecond }, kind: Unreachable, text: "no answer in time (30ms)",
+		},
 		{name: "body stands still", handler: func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, subs[:100])
 			w.(http.Flusher).Flush()
@@ -349,7 +351,7 @@ func TestErrorOfTheCallerComesBackAsItIs(t *testing.T) {
 	stop := errors.New("table is full")
 	calls := 0
 	_, err := c.Subscriptions(t.Context(), ListQuery{}, func(Subscription) error { calls++; return stop })
-	if err != stop || calls != 1 {
+	if !errors.Is(err, stop) || calls != 1 {
 		t.Errorf("error %v after %d calls, want %v after 1", err, calls, stop)
 	}
 }

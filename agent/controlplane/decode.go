@@ -300,7 +300,7 @@ func (s *scanner) limit(dst **Limit) {
 	}
 	out := &Limit{QuotaType: quota}
 	if chosen >= 0 {
-		*out = *parts[chosen]
+		*out = *parts[chosen] //nolint:gosec // chosen is an index of parts
 		out.QuotaType = quota
 	}
 	*dst = out

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,8 +29,10 @@ func TestBothSpellingsOfEachField(t *testing.T) {
 	t.Run("API of 3.2 without uuid, with urlMaping", func(t *testing.T) {
 		got, s := decodeOne(`{"apiId":"7","provider":"admin","name":"A","version":1.0,"context":"/a/1.0","policy":null,"apiType":"HTTP","status":null,
 			"isDefaultVersion":"true","tenantDomain":"carbon.super","urlMaping":[{"authScheme":"Any","httpMethod":"GET","urlPattern":"/*","throttlingPolicy":"Gold","scopes":null}]}`, (*scanner).api)
-		want := API{APIID: 7, Provider: "admin", Name: "A", Version: "1.0", Context: "/a/1.0", APIType: "HTTP", IsDefaultVersion: true, Organization: "carbon.super",
-			URLMappings: []URLMapping{{AuthScheme: "Any", HTTPMethod: "GET", URLPattern: "/*", ThrottlingPolicy: "Gold"}}}
+		want := API{
+			APIID: 7, Provider: "admin", Name: "A", Version: "1.0", Context: "/a/1.0", APIType: "HTTP", IsDefaultVersion: true, Organization: "carbon.super",
+			URLMappings: []URLMapping{{AuthScheme: "Any", HTTPMethod: "GET", URLPattern: "/*", ThrottlingPolicy: "Gold"}},
+		}
 		if diff := cmp.Diff(want, got); diff != "" || s.err != nil || s.odd != 0 {
 			t.Errorf("%v, %d odd (-want +got):\n%s", s.err, s.odd, diff)
 		}
@@ -156,12 +159,7 @@ func matches(key string, names []string) bool {
 		}
 		return r
 	}, key)
-	for _, n := range names {
-		if lower == n {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(names, lower)
 }
 
 // object keeps the members of a JSON object in order, also the repeated ones.
@@ -275,8 +273,10 @@ func seedSamples(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	for _, text := range []string{`[]`, `{"list":null}`, `{"list":[{"apiId":"1","APIID":2}]}`, `[{"policyId":"\ud83d\ude00\ud800x\u0041"}]`, "[{\"policyId\":\"\xff\xc3\xa9\"}]",
-		`[{"apiId":1e3,"appId":-0,"subscriptionId":9223372036854775808}]`, `[{"apiId":01}]`, `[1,"a",null,{}]`, `{"count":1,"list":[{}]} x`, `[{"a":{"b":[[],{}]}}]`} {
+	for _, text := range []string{
+		`[]`, `{"list":null}`, `{"list":[{"apiId":"1","APIID":2}]}`, `[{"policyId":"\ud83d\ude00\ud800x\u0041"}]`, "[{\"policyId\":\"\xff\xc3\xa9\"}]",
+		`[{"apiId":1e3,"appId":-0,"subscriptionId":9223372036854775808}]`, `[{"apiId":01}]`, `[1,"a",null,{}]`, `{"count":1,"list":[{}]} x`, `[{"a":{"b":[[],{}]}}]`,
+	} {
 		f.Add([]byte(text))
 	}
 }

@@ -94,8 +94,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // KindOf returns the kind of a failed call, 0 when err comes from elsewhere.
 func KindOf(err error) Kind {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
 	}
 	return 0

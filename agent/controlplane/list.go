@@ -46,8 +46,7 @@ func (c *Client) fetch(ctx context.Context, k call, limit int64, decode func(*sc
 	m.Finished = time.Now()
 	m.Rows, m.Odd, m.OddAt = rows, s.odd, s.oddAt
 	if s.err != nil {
-		var stop stopError
-		if errors.As(s.err, &stop) {
+		if stop, ok := errors.AsType[stopError](s.err); ok {
 			return m, stop.error
 		}
 		return m, bodyError(k.op, a, fmt.Errorf("after %d rows: %w", rows, s.err))
@@ -75,7 +74,7 @@ func list[T any](ctx context.Context, c *Client, k call, decode func(*scanner, *
 			row = none
 			decode(s, &row)
 			if s.err != nil {
-				return nil
+				return nil //nolint:nilerr // the list ends with the fault of the scanner
 			}
 			return each(row)
 		})

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,7 +16,7 @@ import (
 func (c *Client) send(ctx context.Context, k call) ([]byte, error) {
 	a, err := c.do(ctx, k, maxSmallBytes)
 	if err != nil {
-		if e, ok := err.(*Error); ok && e.Kind == NotFound {
+		if e, ok := errors.AsType[*Error](err); ok && e.Kind == NotFound {
 			e.Err = ErrUnsupported
 		}
 		return nil, err
@@ -107,8 +108,10 @@ func (c *Client) NotifyDeploymentStatus(ctx context.Context, statuses []Deployme
 		List  []item `json:"list"`
 	}{len(statuses), make([]item, len(statuses))}
 	for i, s := range statuses {
-		it := item{GatewayID: s.GatewayID, APIID: s.APIUUID, TenantDomain: s.TenantDomain, RevisionID: s.RevisionUUID,
-			DeploymentStatus: "SUCCESS", Action: "DEPLOY", TimeStamp: s.At.UnixMilli()}
+		it := item{
+			GatewayID: s.GatewayID, APIID: s.APIUUID, TenantDomain: s.TenantDomain, RevisionID: s.RevisionUUID,
+			DeploymentStatus: "SUCCESS", Action: "DEPLOY", TimeStamp: s.At.UnixMilli(),
+		}
 		if s.Undeploy {
 			it.Action = "UNDEPLOY"
 		}
@@ -193,8 +196,10 @@ func (c *Client) notifyGateway(ctx context.Context, op, payload string, g Gatewa
 		GatewayID string `json:"gatewayId"`
 	}
 	if err := json.Unmarshal(text, &out); err != nil {
-		return g.ID, 0, &Error{Op: op, URL: "POST " + c.base + "/notify-gateway", Kind: Bad, Status: 200,
-			Detail: "the answer is not what was asked for", Err: fmt.Errorf("%w in %q", err, shorten(string(text)))}
+		return g.ID, 0, &Error{
+			Op: op, URL: "POST " + c.base + "/notify-gateway", Kind: Bad, Status: 200,
+			Detail: "the answer is not what was asked for", Err: fmt.Errorf("%w in %q", err, shorten(string(text))),
+		}
 	}
 	id := out.GatewayID
 	if id == "" {

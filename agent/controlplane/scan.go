@@ -95,7 +95,7 @@ func (s *scanner) broke(err error) {
 		s.err = readError{s.in.err}
 	case errors.Is(err, errLongToken):
 		s.fail("%v", errLongToken)
-	case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		s.err = errTruncated
 	case errors.As(err, &syntax):
 		s.err = fmt.Errorf("byte %d: %w", syntax.ByteOffset, syntax.Err)
@@ -168,15 +168,15 @@ func (s *scanner) finish() {
 		s.fail("unexpected %q after the end of the document", c)
 		return
 	}
-	if _, err := s.dec.ReadToken(); err != io.EOF || s.in.err != nil {
+	if _, err := s.dec.ReadToken(); !errors.Is(err, io.EOF) || s.in.err != nil {
 		s.broke(err)
 	}
 }
 
-func (s *scanner) begin(open byte, what string) bool {
+func (s *scanner) begin(open byte, what string) {
 	c := s.need()
 	if s.err != nil {
-		return false
+		return
 	}
 	if c == open {
 		s.token()
@@ -184,21 +184,20 @@ func (s *scanner) begin(open byte, what string) bool {
 			s.fail("nested deeper than %d", maxDepth)
 		}
 		s.none = false
-		return s.err == nil
+		return
 	}
 	if c != 'n' {
 		s.oddity(what, s.kind(c))
 	}
 	s.skip()
 	s.none = true
-	return false
 }
 
 // object begins an object; nextKey then walks it. Null, and anything that is no object, is walked as an empty one.
-func (s *scanner) object() bool { return s.begin('{', "an object") }
+func (s *scanner) object() { s.begin('{', "an object") }
 
 // array begins an array; nextElem then walks it. Null, and anything that is no array, is walked as an empty one.
-func (s *scanner) array() bool { return s.begin('[', "an array") }
+func (s *scanner) array() { s.begin('[', "an array") }
 
 // nextKey moves to the next member of the object; key then holds its name in lower case.
 func (s *scanner) nextKey() bool {

@@ -133,8 +133,8 @@ func leaves(v reflect.Value, into map[string]bool) {
 			leaves(v.Elem(), into)
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			leaves(v.Field(i), into)
+		for _, field := range v.Fields() {
+			leaves(field, into)
 		}
 	case reflect.Slice:
 		for i := range v.Len() {

@@ -31,9 +31,11 @@ func TestTextBodies(t *testing.T) {
 		"decision-null-conditions":  decision,
 		"decision-empty-conditions": released,
 		"block-ip-escaped-by-sender": DenyChanged{
-			Base: super, Active: true, ID: 4, Kind: "IP", FixedIP: "10.0.0.7"},
+			Base: super, Active: true, ID: 4, Kind: "IP", FixedIP: "10.0.0.7",
+		},
 		"unicode": DenyChanged{
-			Base: bücher, Active: true, ID: 6, Kind: "USER", Value: "jörg@bücher.example 🛒"},
+			Base: bücher, Active: true, ID: 6, Kind: "USER", Value: "jörg@bücher.example 🛒",
+		},
 		"braces-in-value": KeyTemplateChanged{Base: base, Template: "$userId:{{x}}"},
 		"all-null":        Ignored{Base: base},
 		"arbitrary":       decision,
@@ -128,7 +130,8 @@ func TestTolerance(t *testing.T) {
 		return `{"throttleKey":"/a/1:1_default","isThrottled":"true","expiryTimeStamp":"60000"` + conditions + `}`
 	}
 	subscription := SubscriptionChanged{
-		Base: Base{Type: "SUBSCRIPTIONS_UPDATE", Time: 9, TenantID: -1234}, Action: Update, ID: 9007199254740993, State: "BLOCKED"}
+		Base: Base{Type: "SUBSCRIPTIONS_UPDATE", Time: 9, TenantID: -1234}, Action: Update, ID: 9007199254740993, State: "BLOCKED",
+	}
 	const inner = `{\"subscriptionId\":\"9007199254740993\",\"subscriptionState\":\"BLOCKED\",\"tenantId\":-1234.0}`
 	for _, c := range []struct {
 		name    string
@@ -138,10 +141,14 @@ func TestTolerance(t *testing.T) {
 		{"IP value escaped once", text4("throttleData", deny(`"{\"fixedIp\":\"10.0.0.7\",\"invert\":false}"`)), ip},
 		{"IP value escaped twice", text4("throttleData", deny(`"\"{\\\"fixedIp\\\":\\\"10.0.0.7\\\"}\""`)), ip},
 		{"IP value as an object", text4("throttleData", deny(`{"fixedIp":" 10.0.0.7 ","invert":"false"}`)), ip},
-		{"IP value that is none", text4("throttleData", deny(`"10.0.0.7"`)),
-			DenyChanged{Base: ip.Base, Active: true, ID: 4, Kind: "IP", Malformed: true}},
-		{"IP value without its address", text4("throttleData", deny(`"{\"startingIp\":\"10.0.0.7\"}"`)),
-			DenyChanged{Base: ip.Base, Active: true, ID: 4, Kind: "IP", StartingIP: "10.0.0.7", Malformed: true}},
+		{
+			"IP value that is none", text4("throttleData", deny(`"10.0.0.7"`)),
+			DenyChanged{Base: ip.Base, Active: true, ID: 4, Kind: "IP", Malformed: true},
+		},
+		{
+			"IP value without its address", text4("throttleData", deny(`"{\"startingIp\":\"10.0.0.7\"}"`)),
+			DenyChanged{Base: ip.Base, Active: true, ID: 4, Kind: "IP", StartingIP: "10.0.0.7", Malformed: true},
+		},
 		{"conditions absent", text4("throttleData", decide("")), decision("")},
 		{"conditions null", text4("throttleData", decide(`,"evaluatedConditions":null`)), decision("")},
 		{"conditions empty", text4("throttleData", decide(`,"evaluatedConditions":""`)), decision("")},
@@ -151,10 +158,14 @@ func TestTolerance(t *testing.T) {
 		{"conditions with padding, quotes and line ends", text4("throttleData", decide(`,"evaluatedConditions":"\"W3t9\r\nXQ==\""`)), decision(`[{}]`)},
 		{"conditions without padding", text4("throttleData", decide(`,"evaluatedConditions":"W3t9XQ"`)), decision(`[{}]`)},
 		{"conditions as they are", text4("throttleData", decide(`,"evaluatedConditions":"[{}]"`)), decision(`[{}]`)},
-		{"throttleKey null, blockingCondition counts", text4("throttleData", `{"throttleKey":null,"blockingCondition":"USER","conditionValue":"u","state":"false"}`),
-			DenyChanged{Base: Base{Type: TopicThrottleData, Time: 7}, Kind: "USER", Value: "u"}},
-		{"template state of another word removes", text4("throttleData", `{"keyTemplateValue":"$appId","keyTemplateState":"delete"}`),
-			KeyTemplateChanged{Base: Base{Type: TopicThrottleData, Time: 7}, Remove: true, Template: "$appId"}},
+		{
+			"throttleKey null, blockingCondition counts", text4("throttleData", `{"throttleKey":null,"blockingCondition":"USER","conditionValue":"u","state":"false"}`),
+			DenyChanged{Base: Base{Type: TopicThrottleData, Time: 7}, Kind: "USER", Value: "u"},
+		},
+		{
+			"template state of another word removes", text4("throttleData", `{"keyTemplateValue":"$appId","keyTemplateState":"delete"}`),
+			KeyTemplateChanged{Base: Base{Type: TopicThrottleData, Time: 7}, Remove: true, Template: "$appId"},
+		},
 		{"notification whose event is plain JSON; number as text; time of the outer", text4("notification", `{"eventType":"SUBSCRIPTIONS_UPDATE","timestamp":"9","event":"`+inner+`"}`), subscription},
 		{"notification without an envelope", Message{Topic: "NOTIFICATION", Timestamp: 7, Body: []byte(
 			"\xef\xbb\xbf {\"eventType\":\"SUBSCRIPTIONS_UPDATE\",\"timeStamp\":9,\"event\":\"" + inner + "\"}")}, subscription},
@@ -163,23 +174,37 @@ func TestTolerance(t *testing.T) {
 		{"unknown type with an event that cannot be read", text4("notification", `{"eventType":"NEW_THING","timestamp":9,"event":"%%%"}`), Ignored{Base: Base{Type: "NEW_THING", Time: 9}}},
 		{"policy reset", text4("notification", `{"eventType":"POLICY_RESET","timestamp":9,"event":"e30="}`), Ignored{Base: Base{Type: "POLICY_RESET", Time: 9}, Known: true}},
 		{"unknown topic", Message{Topic: "globalCacheInvalidation", Timestamp: 7, Body: []byte("???")}, Ignored{Base: Base{Type: "globalCacheInvalidation", Time: 7}}},
-		{"revocation of a batch", text4("tokenRevocation", `{"revokedToken":"x","type":"token_revocation_batch"}`),
-			Revoked{Base: Base{Type: TopicTokenRevocation, Time: 7}, Kind: RevokeReload, TokenType: "token_revocation_batch"}},
-		{"revocation of an unknown type without a token", text4("tokenRevocation", `{"revokedToken":"","type":"something"}`),
-			Revoked{Base: Base{Type: TopicTokenRevocation, Time: 7}, Kind: RevokeReload, TokenType: "something"}},
-		{"mass revocation in snake case, seconds, upper case type", text4("tokenRevocation",
-			`{"revokedToken":"{\"entity_id\":\"u\",\"entity_type\":\"user_id\",\"revocation_time\":1764000001}","type":"SUBJECT_ENTITY_REVOCATION_EVENT"}`),
-			Revoked{Base: Base{Type: TopicTokenRevocation, Time: 7}, Kind: RevokeUser, User: "u", Before: 1764000001000, TokenType: "SUBJECT_ENTITY_REVOCATION_EVENT"}},
-		{"key manager without value is deleted", text4("keyManager", `{"action":"DELETE","name":"K","tenantDomain":"t"}`),
-			KeyManagerChanged{Base: Base{Type: TopicKeyManager, Time: 7, TenantDomain: "t"}, Action: "delete", Name: "K", Tenant: "t", Enabled: true}},
-		{"key manager whose fields are in the DTO alone", text4("keyManager",
-			`{"action":"add","value":{"name":"K","type":"Okta","enabled":"false","organization":"o","uuid":"u","tokenType":"BOTH","additionalProperties":{"n":1}}}`),
-			KeyManagerChanged{Base: Base{Type: TopicKeyManager, Time: 7}, Action: "add", Name: "K", KMType: "Okta", Tenant: "o", UUID: "u", TokenType: "BOTH",
-				Configuration: map[string]any{"n": 1.0}}},
+		{
+			"revocation of a batch", text4("tokenRevocation", `{"revokedToken":"x","type":"token_revocation_batch"}`),
+			Revoked{Base: Base{Type: TopicTokenRevocation, Time: 7}, Kind: RevokeReload, TokenType: "token_revocation_batch"},
+		},
+		{
+			"revocation of an unknown type without a token", text4("tokenRevocation", `{"revokedToken":"","type":"something"}`),
+			Revoked{Base: Base{Type: TopicTokenRevocation, Time: 7}, Kind: RevokeReload, TokenType: "something"},
+		},
+		{
+			"mass revocation in snake case, seconds, upper case type", text4("tokenRevocation",
+				`{"revokedToken":"{\"entity_id\":\"u\",\"entity_type\":\"user_id\",\"revocation_time\":1764000001}","type":"SUBJECT_ENTITY_REVOCATION_EVENT"}`),
+			Revoked{Base: Base{Type: TopicTokenRevocation, Time: 7}, Kind: RevokeUser, User: "u", Before: 1764000001000, TokenType: "SUBJECT_ENTITY_REVOCATION_EVENT"},
+		},
+		{
+			"key manager without value is deleted", text4("keyManager", `{"action":"DELETE","name":"K","tenantDomain":"t"}`),
+			KeyManagerChanged{Base: Base{Type: TopicKeyManager, Time: 7, TenantDomain: "t"}, Action: "delete", Name: "K", Tenant: "t", Enabled: true},
+		},
+		{
+			"key manager whose fields are in the DTO alone", text4("keyManager",
+				`{"action":"add","value":{"name":"K","type":"Okta","enabled":"false","organization":"o","uuid":"u","tokenType":"BOTH","additionalProperties":{"n":1}}}`),
+			KeyManagerChanged{
+				Base: Base{Type: TopicKeyManager, Time: 7}, Action: "add", Name: "K", KMType: "Okta", Tenant: "o", UUID: "u", TokenType: "BOTH",
+				Configuration: map[string]any{"n": 1.0},
+			},
+		},
 		{"another kind of key manager event", text4("keyManager", `{"event_type":"other","name":"K"}`), Ignored{Base: Base{Type: TopicKeyManager, Time: 7}}},
 		{"users of an unknown cache", text4("cacheInvalidation", `{"type":"newCache","value":"[\"x\"]"}`), Ignored{Base: Base{Type: TopicCacheInvalidation, Time: 7}}},
-		{"cache value as an array", text4("cacheInvalidation", `{"type":"gatewayKeyCache","value":["t1","t2"]}`),
-			CacheInvalidation{Base: Base{Type: TopicCacheInvalidation, Time: 7}, Kind: "gatewayKeyCache", Keys: []string{"t1", "t2"}}},
+		{
+			"cache value as an array", text4("cacheInvalidation", `{"type":"gatewayKeyCache","value":["t1","t2"]}`),
+			CacheInvalidation{Base: Base{Type: TopicCacheInvalidation, Time: 7}, Kind: "gatewayKeyCache", Keys: []string{"t1", "t2"}},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := Decode(c.message)
@@ -259,8 +284,11 @@ func TestExcerptMasksTokens(t *testing.T) {
 		keeps      []string
 		hides      []string
 	}{
-		{"broken deny condition", `{"event":{"payloadData":{"id":11,"blockingCondition":"APPLICATION","conditionValue":"dana:My "Best" App"`,
-			[]string{`"blockingCondition":"APPLICATION"`, `dana:My "Best" App`}, nil},
+		{
+			"broken deny condition", `{"event":{"payloadData":{"id":11,"blockingCondition":"APPLICATION","conditionValue":"dana:My "Best" App"`,
+			[]string{`"blockingCondition":"APPLICATION"`, `dana:My "Best" App`},
+			nil,
+		},
 		{"revoked token", `{"event":{"payloadData":{"revokedToken":"` + jwt + `","ttl":"3600","expiryTime":1764003600000`, []string{`"ttl":"3600"`, "1764003600000"}, []string{"eyJ", "c2lnb"}},
 		{"short revoked token", `{"revokedToken":"abc","ttl":"3600"}`, []string{`"ttl":"3600"`}, []string{"abc"}},
 		{"secret at another level of quoting", `{"value":"{\"secret\":\"s3cret\",\"client_token\" : \"t\"}"}`, []string{"value"}, []string{"s3cret", `"t`}},

@@ -85,8 +85,8 @@ func (s *scanner) value(depth int) (any, bool) {
 	if s.at == len(s.text) || depth > maxNesting {
 		return nil, false
 	}
-	switch c := s.text[s.at]; {
-	case c == '"':
+	switch c := s.text[s.at]; c {
+	case '"':
 		text, plain, ok := s.token()
 		switch {
 		case !ok:
@@ -98,15 +98,15 @@ func (s *scanner) value(depth int) (any, bool) {
 			return known, true
 		}
 		return string(text), true
-	case c == '{':
+	case '{':
 		return s.object(depth)
-	case c == '[':
+	case '[':
 		return s.list(depth)
-	case c == 't':
+	case 't':
 		return true, s.literal("true")
-	case c == 'f':
+	case 'f':
 		return false, s.literal("false")
-	case c == 'n':
+	case 'n':
 		return nil, s.literal("null")
 	default:
 		return s.number()

@@ -199,8 +199,14 @@ func (p quickstartPlaces) print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "Gatehouse is ready after %.1f s.\n\n", p.Seconds)
 	for _, l := range [][2]string{
-		{"gateway", p.Gateway}, {"its state", p.Admin + "/api/v1/state"}, {"API Manager", p.APIManager + "  (emulated; steer it at " + p.Page + ")"},
-		{"key manager", p.KeyManager}, {"event hub", hub}, {"backend", p.Backend}, {"configuration", p.Config}, {"log", p.Log},
+		{"gateway", p.Gateway},
+		{"its state", p.Admin + "/api/v1/state"},
+		{"API Manager", p.APIManager + "  (emulated; steer it at " + p.Page + ")"},
+		{"key manager", p.KeyManager},
+		{"event hub", hub},
+		{"backend", p.Backend},
+		{"configuration", p.Config},
+		{"log", p.Log},
 		{"tokens", filepath.Join(filepath.Dir(p.Config), "{alice,bob,carol,dave}") + "  (curl sends such a file as a header: -H @file)"},
 	} {
 		fmt.Fprintf(w, "  %-14s %s\n", l[0], l[1])

@@ -54,16 +54,18 @@ const (
 // quickstartLimit requests in a minute are what the custom policy admits.
 const quickstartLimit = 5
 
+// shop is the resource that the plan calls.
+const shop = "/shop/1.0.0/items"
+
 // obeyWithin is how soon the gateway follows a change, in seconds.
 const obeyWithin = 1
 
 func newQuickstartPlan(gateway, manager, curl string, headers map[string]string) *quickstartPlan {
 	p := &quickstartPlan{gateway: gateway, manager: manager, curl: curl, headers: headers}
-	const shop = "/shop/1.0.0/items"
-	p.call(groupCalls, "a token of the third-party key manager", shop, "alice", 200, 0, 0)
-	p.call(groupCalls, "no token", shop, "", 401, 900902, 0)
-	p.call(groupCalls, "bob's application has no subscription", shop, "bob", 403, 900908, 0)
-	p.call(groupCalls, "carol's subscription is blocked", shop, "carol", 401, 900907, 0)
+	p.call(groupCalls, "a token of the third-party key manager", "alice", 200, 0, 0)
+	p.call(groupCalls, "no token", "", 401, 900902, 0)
+	p.call(groupCalls, "bob's application has no subscription", "bob", 403, 900908, 0)
+	p.call(groupCalls, "carol's subscription is blocked", "carol", 401, 900907, 0)
 
 	for _, d := range []struct{ title, kind, value string }{
 		{"the client's address", "IP", "127.0.0.1"},
@@ -75,30 +77,30 @@ func newQuickstartPlan(gateway, manager, curl string, headers map[string]string)
 	} {
 		path := "/emulator/deny?" + quickstartQuery("type", d.kind, "value", d.value)
 		p.steer(groupDeny, "deny "+d.title, http.MethodPut, path, "")
-		p.call(groupDeny, "denied: "+d.title, shop, "alice", 403, 900805, obeyWithin)
+		p.call(groupDeny, "denied: "+d.title, "alice", 403, 900805, obeyWithin)
 		p.steer(groupDeny, "allow "+d.title, http.MethodDelete, path, "")
-		p.call(groupDeny, "allowed again", shop, "alice", 200, 0, obeyWithin)
+		p.call(groupDeny, "allowed again", "alice", 200, 0, obeyWithin)
 	}
 
 	p.steer(groupBlock, "unblock carol's subscription", http.MethodPut, "/emulator/subscriptions/2?state=UNBLOCKED", "")
-	p.call(groupBlock, "carol may call", shop, "carol", 200, 0, obeyWithin)
+	p.call(groupBlock, "carol may call", "carol", 200, 0, obeyWithin)
 	p.steer(groupBlock, "block it again", http.MethodPut, "/emulator/subscriptions/2?state=BLOCKED", "")
-	p.call(groupBlock, "carol may not", shop, "carol", 401, 900907, obeyWithin)
+	p.call(groupBlock, "carol may not", "carol", 401, 900907, obeyWithin)
 
 	// dave has sent nothing yet, so none of his earlier requests can be counted late.
 	custom := "/emulator/custom-policies?" + quickstartQuery("template", "$userId")
 	p.steer(groupCustom, fmt.Sprintf("%d requests a minute for each user", quickstartLimit), http.MethodPut,
 		custom+fmt.Sprintf("&limit=%d&window=60s", quickstartLimit), "")
 	for i := range quickstartLimit {
-		p.call(groupCustom, fmt.Sprintf("request %d of %d", i+1, quickstartLimit), shop, "dave", 200, 0, 0)
+		p.call(groupCustom, fmt.Sprintf("request %d of %d", i+1, quickstartLimit), "dave", 200, 0, 0)
 	}
-	p.call(groupCustom, "one too many", shop, "dave", 429, 900806, obeyWithin)
+	p.call(groupCustom, "one too many", "dave", 429, 900806, obeyWithin)
 	p.steer(groupCustom, "take the policy away", http.MethodDelete, custom, "")
-	p.call(groupCustom, "and the next passes", shop, "dave", 200, 0, obeyWithin)
+	p.call(groupCustom, "and the next passes", "dave", 200, 0, obeyWithin)
 
-	p.call(groupRevoke, "dave's token is good", shop, "dave", 200, 0, 0)
+	p.call(groupRevoke, "dave's token is good", "dave", 200, 0, 0)
 	p.steer(groupRevoke, "revoke it", http.MethodPost, "/emulator/revoke", "dave")
-	p.call(groupRevoke, "revoked", shop, "dave", 401, 900901, obeyWithin)
+	p.call(groupRevoke, "revoked", "dave", 401, 900901, obeyWithin)
 	return p
 }
 
@@ -112,9 +114,9 @@ func quickstartQuery(pairs ...string) string {
 	return strings.Join(parts, "&")
 }
 
-func (p *quickstartPlan) call(group, title, path, user string, status, code int, within float64) {
+func (p *quickstartPlan) call(group, title, user string, status, code int, within float64) {
 	s := quickstartStep{
-		Group: group, Title: title, Status: status, Code: code, Within: within, method: http.MethodGet, url: p.gateway + path, user: user,
+		Group: group, Title: title, Status: status, Code: code, Within: within, method: http.MethodGet, url: p.gateway + shop, user: user,
 	}
 	s.Command = p.curl + " " + s.url
 	if user != "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/url"
@@ -142,7 +143,7 @@ func checkFree(flag, address string) error {
 	if err != nil {
 		return usageError(fmt.Errorf("--%s %s: write host:port, such as 127.0.0.1:0", flag, address))
 	}
-	l, err := net.Listen("tcp", address)
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w; --%s %s takes a free port", address, err, flag, net.JoinHostPort(host, "0"))
 	}

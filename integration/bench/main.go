@@ -119,7 +119,7 @@ func runBackend() {
 			log.Fatal(err)
 		}
 		go func() {
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			b, n := make([]byte, 16<<10), 0
 			for {
 				m, err := c.Read(b[n:])
@@ -144,7 +144,7 @@ func runBackend() {
 
 type bufPool struct{ p sync.Pool }
 
-func (b *bufPool) Get() []byte  { return *(b.p.Get().(*[]byte)) }
+func (b *bufPool) Get() []byte  { return *b.p.Get().(*[]byte) }
 func (b *bufPool) Put(x []byte) { b.p.Put(&x) }
 
 // runBare is httputil.ReverseProxy with a tuned transport and a buffer pool, and nothing else.
@@ -187,10 +187,14 @@ func runGateway(backend, keyFile string, transport bool, pprof string) {
 		log.Fatal(err)
 	}
 	reg := prometheus.NewRegistry()
-	km := registry.New(registry.Options{CacheCapacity: 2 * tokens, CacheEnabled: true, Registerer: reg, Logger: zerolog.Nop(),
-		Revocations: revocation.New(revocation.Options{})})
-	km.Put(keymanager.KeyManager{Name: "Bench", Tenant: "carbon.super", Enabled: true, Issuer: issuer, PEM: string(pub), SelfValidate: true,
-		ConsumerKeyClaim: "azp"})
+	km := registry.New(registry.Options{
+		CacheCapacity: 2 * tokens, CacheEnabled: true, Registerer: reg, Logger: zerolog.Nop(),
+		Revocations: revocation.New(revocation.Options{}),
+	})
+	km.Put(keymanager.KeyManager{
+		Name: "Bench", Tenant: "carbon.super", Enabled: true, Issuer: issuer, PEM: string(pub), SelfValidate: true,
+		ConsumerKeyClaim: "azp",
+	})
 	s := store.New()
 	s.APIs().ReplaceAll([]subscription.API{{ID: 1, UUID: "api-1", Name: "Bench", Version: "1.0.0", Context: "/bench/1.0.0", Tenant: "carbon.super"}})
 	var applications []subscription.Application
@@ -221,15 +225,19 @@ func runGateway(backend, keyFile string, transport bool, pprof string) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	p, err := proxy.New(proxy.Options{HTTP: "127.0.0.1:0", AccessLog: null, TracesAdmitted: 2000, TracesRefused: 20000, Registry: reg, Log: zerolog.Nop(),
+	p, err := proxy.New(proxy.Options{
+		HTTP: "127.0.0.1:0", AccessLog: null, TracesAdmitted: 2000, TracesRefused: 20000, Registry: reg, Log: zerolog.Nop(),
 		Domains:  stage.Domains{Authenticator: km, Subscriptions: s, Denier: chk, Throttler: chk},
-		Upstream: upstream.Options{Transport: transport}})
+		Upstream: upstream.Options{Transport: transport},
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
 	ep := &definition.Endpoint{Kind: definition.Single, URLs: []string{"http://" + backend}}
-	if refused := p.SetAPIs([]*definition.API{{UUID: "api-1", ID: 1, Name: "Bench", Version: "1.0.0", Context: "/bench/1.0.0", Tenant: "carbon.super", Production: ep,
-		Operations: []definition.Operation{{Template: "/items", Method: "GET", Tier: "10KPerMin", Scopes: []string{"read"}}, {Template: "/*", Method: "GET"}}}}); len(refused) > 0 {
+	if refused := p.SetAPIs([]*definition.API{{
+		UUID: "api-1", ID: 1, Name: "Bench", Version: "1.0.0", Context: "/bench/1.0.0", Tenant: "carbon.super", Production: ep,
+		Operations: []definition.Operation{{Template: "/items", Method: "GET", Tier: "10KPerMin", Scopes: []string{"read"}}, {Template: "/*", Method: "GET"}},
+	}}); len(refused) > 0 {
 		log.Fatal(refused)
 	}
 	if err := p.Listen(); err != nil {
@@ -259,9 +267,11 @@ func mint(dir string, n int) (keyFile string, list []string, err error) {
 	e := base64.RawURLEncoding
 	head := e.EncodeToString([]byte(`{"alg":"RS256","typ":"JWT","kid":"bench-1"}`))
 	for i := range n {
-		claims, err := json.Marshal(map[string]any{"iss": issuer, "sub": fmt.Sprintf("user-%05d", i), "azp": consumerKey(i), "aud": "bench", "scope": "default read write",
+		claims, err := json.Marshal(map[string]any{
+			"iss": issuer, "sub": fmt.Sprintf("user-%05d", i), "azp": consumerKey(i), "aud": "bench", "scope": "default read write",
 			"jti": fmt.Sprintf("id-%05d-%032d", i, i), "iat": time.Now().Unix(), "nbf": time.Now().Unix(), "exp": time.Now().Add(24 * time.Hour).Unix(),
-			"http://wso2.org/claims/organization": "carbon.super", "realm": map[string]string{"signing_tenant": "carbon.super"}, "binding_type": "request"})
+			"http://wso2.org/claims/organization": "carbon.super", "realm": map[string]string{"signing_tenant": "carbon.super"}, "binding_type": "request",
+		})
 		if err != nil {
 			return "", nil, err
 		}
@@ -346,7 +356,7 @@ func compare(rounds int, seconds float64, conns, pool int, transport bool, pprof
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	fmt.Fprintf(os.Stderr, "signing %d tokens\n", pool)
 	keyFile, list, err := mint(dir, pool)
 	if err != nil {
@@ -454,7 +464,7 @@ func load(addr string, requests [][]byte, conns int, done func(n int64) bool) (i
 				errs <- err
 				return
 			}
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			r := bufio.NewReaderSize(c, 8<<10)
 			for !done(total.Load()) {
 				if _, err := c.Write(requests[next.Add(1)%int64(len(requests))]); err != nil {

@@ -95,8 +95,10 @@ type publisher interface {
 type natsPublisher struct{ c *nats.Conn }
 
 func (p natsPublisher) publish(_ context.Context, topic string, at int64, body []byte) error {
-	return p.c.PublishMsg(&nats.Msg{Subject: "gatehouse.event." + strings.ToLower(topic), Data: body,
-		Header: nats.Header{"Content-Type": {"text/plain"}, "Gatehouse-Sent": {strconv.FormatInt(at, 10)}}})
+	return p.c.PublishMsg(&nats.Msg{
+		Subject: "gatehouse.event." + strings.ToLower(topic), Data: body,
+		Header: nats.Header{"Content-Type": {"text/plain"}, "Gatehouse-Sent": {strconv.FormatInt(at, 10)}},
+	})
 }
 func (p natsPublisher) flush(ctx context.Context) error { return p.c.FlushWithContext(ctx) }
 func (p natsPublisher) close()                          { p.c.Close() }

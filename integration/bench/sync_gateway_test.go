@@ -377,8 +377,10 @@ func newCaller(t *testing.T, g *gateway, token string) *caller {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return &caller{t: t, conn: conn, in: bufio.NewReaderSize(conn, 8<<10), what: "a request",
-		request: []byte("GET /shop/1.0.0/items HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + token + "\r\n\r\n")}
+	return &caller{
+		t: t, conn: conn, in: bufio.NewReaderSize(conn, 8<<10), what: "a request",
+		request: []byte("GET /shop/1.0.0/items HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + token + "\r\n\r\n"),
+	}
 }
 
 // until asks until the answer has the status, and tells when it had arrived.

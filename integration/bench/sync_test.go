@@ -39,8 +39,10 @@ const mib = 1 << 20
 // only shows that everything measured here works.
 func planned() plan {
 	if os.Getenv("GATEHOUSE_BENCH_SYNC") == "" {
-		return plan{rounds: 12, loadedRounds: 6, subscriptions: 5_000, mappings: 2_000, applications: 500, apis: 100, otherMemory: 4 * mib,
-			amqpRate: 200, natsRate: 500, lasting: 500 * time.Millisecond, catchUp: 10 * time.Second}
+		return plan{
+			rounds: 12, loadedRounds: 6, subscriptions: 5_000, mappings: 2_000, applications: 500, apis: 100, otherMemory: 4 * mib,
+			amqpRate: 200, natsRate: 500, lasting: 500 * time.Millisecond, catchUp: 10 * time.Second,
+		}
 	}
 	return plan{
 		rounds: 300, loadedRounds: 150, denyP50: 5 * time.Millisecond, denyP99: 50 * time.Millisecond,
@@ -248,15 +250,18 @@ func benchLookup(t *testing.T, p plan) {
 	rows := make([]subscription.Subscription, p.subscriptions)
 	for i := range rows {
 		app, api := int64(i%p.applications)+1, int64(i/p.applications)+1
-		rows[i] = subscription.Subscription{ID: int64(i) + 1, UUID: fmt.Sprintf("9c000000-0000-4000-8000-%012d", i), APIID: api, ApplicationID: app,
-			APIUUID: apiUUID(api), ApplicationUUID: appUUID(app), Policy: "Gold", State: "UNBLOCKED", Tenant: "carbon.super"}
+		rows[i] = subscription.Subscription{
+			ID: int64(i) + 1, UUID: fmt.Sprintf("9c000000-0000-4000-8000-%012d", i), APIID: api, ApplicationID: app,
+			APIUUID: apiUUID(api), ApplicationUUID: appUUID(app), Policy: "Gold", State: "UNBLOCKED", Tenant: "carbon.super",
+		}
 	}
 	s.Subscriptions().ReplaceAll(rows)
-	rows = nil
 	for i := range p.mappings {
 		app := int64(i%p.applications) + 1
-		s.KeyMappings().Put(subscription.KeyMapping{ConsumerKey: consumerKey(i), KeyManager: "Resident Key Manager", KeyType: subscription.Production,
-			ApplicationID: app, ApplicationUUID: appUUID(app)})
+		s.KeyMappings().Put(subscription.KeyMapping{
+			ConsumerKey: consumerKey(i), KeyManager: "Resident Key Manager", KeyType: subscription.Production,
+			ApplicationID: app, ApplicationUUID: appUUID(app),
+		})
 	}
 	for i := range p.applications {
 		app := int64(i) + 1

@@ -36,7 +36,7 @@ func (a API) project() ([]byte, error) {
 			"security": []map[string][]string{{"default": append([]string{}, u.Scopes...)}},
 		}
 		var parameters []map[string]any
-		for _, segment := range strings.Split(u.URLPattern, "/") {
+		for segment := range strings.SplitSeq(u.URLPattern, "/") {
 			if name, ok := strings.CutPrefix(segment, "{"); ok {
 				parameters = append(parameters, map[string]any{
 					"name": strings.TrimSuffix(name, "}"), "in": "path", "required": true, "schema": map[string]any{"type": "string"},

@@ -70,8 +70,10 @@ func (c *Changes) SwitchDeny(id int64, enabled bool) error {
 func (c *Changes) denyEvent(d DenyCondition, on bool) {
 	c.publish(broker.TopicThrottleData, broker.Payload{
 		{Name: "id", Value: int32(d.ID)},
-		{Name: "blockingCondition", Value: d.Type}, {Name: "conditionValue", Value: d.conditionValue},
-		{Name: "state", Value: strconv.FormatBool(on)}, {Name: "tenantDomain", Value: d.Tenant},
+		{Name: "blockingCondition", Value: d.Type},
+		{Name: "conditionValue", Value: d.conditionValue},
+		{Name: "state", Value: strconv.FormatBool(on)},
+		{Name: "tenantDomain", Value: d.Tenant},
 	})
 }
 
@@ -146,8 +148,12 @@ func (c *Changes) Revoke(token string, expires time.Time, kind string) error {
 
 func (c *Changes) revocation(token string, expiry int64, kind string) {
 	c.publish(broker.TopicTokenRevocation, broker.Payload{
-		{Name: "eventId", Value: uuid.NewString()}, {Name: "revokedToken", Value: token}, {Name: "ttl", Value: "3600"},
-		{Name: "expiryTime", Value: expiry}, {Name: "type", Value: kind}, {Name: "tenantId", Value: int32(superTenantID)},
+		{Name: "eventId", Value: uuid.NewString()},
+		{Name: "revokedToken", Value: token},
+		{Name: "ttl", Value: "3600"},
+		{Name: "expiryTime", Value: expiry},
+		{Name: "type", Value: kind},
+		{Name: "tenantId", Value: int32(superTenantID)},
 	})
 }
 
@@ -172,8 +178,10 @@ func (c *Changes) RevokeMany(r MassRevocation) error {
 // Decide publishes a throttle decision of the traffic manager; nothing of it is kept.
 func (c *Changes) Decide(key string, throttled bool, expires time.Time, conditions any) {
 	c.publish(broker.TopicThrottleData, broker.Payload{
-		{Name: "throttleKey", Value: key}, {Name: "isThrottled", Value: throttled},
-		{Name: "expiryTimeStamp", Value: expires.UnixMilli()}, {Name: "evaluatedConditions", Value: conditions},
+		{Name: "throttleKey", Value: key},
+		{Name: "isThrottled", Value: throttled},
+		{Name: "expiryTimeStamp", Value: expires.UnixMilli()},
+		{Name: "evaluatedConditions", Value: conditions},
 	})
 }
 

@@ -133,8 +133,11 @@ func (c *Changes) PutKeyManager(k KeyManager) (KeyManager, error) {
 
 func (c *Changes) keyManager(action string, k KeyManager) error {
 	p := broker.Payload{
-		{Name: "event_type", Value: "key_manager_configuration"}, {Name: "action", Value: action}, {Name: "name", Value: k.Name},
-		{Name: "type", Value: k.Type}, {Name: "enabled", Value: !k.Disabled},
+		{Name: "event_type", Value: "key_manager_configuration"},
+		{Name: "action", Value: action},
+		{Name: "name", Value: k.Name},
+		{Name: "type", Value: k.Type},
+		{Name: "enabled", Value: !k.Disabled},
 	}
 	var value any = k.Configuration
 	if c.e.profile.keyManagerDTO {

@@ -2,6 +2,7 @@ package emulator
 
 import (
 	"encoding/json"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -164,12 +165,8 @@ func (c *counter) counts() TrafficCounts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := TrafficCounts{Events: c.events, ByAPI: map[string]int{}, ByKey: map[string]int{}}
-	for k, v := range c.byAPI {
-		t.ByAPI[k] = v
-	}
-	for k, v := range c.byKey {
-		t.ByKey[k] = v
-	}
+	maps.Copy(t.ByAPI, c.byAPI)
+	maps.Copy(t.ByKey, c.byKey)
 	return t
 }
 

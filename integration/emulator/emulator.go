@@ -10,9 +10,8 @@ package emulator
 import (
 	"context"
 	"crypto/tls"
-
 	"fmt"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -122,9 +121,7 @@ func New(o Options) (*Emulator, error) {
 		e.Close()
 		return nil, err
 	}
-	e.done.Add(1)
-	go func() {
-		defer e.done.Done()
+	e.done.Go(func() {
 		t := time.NewTicker(50 * time.Millisecond)
 		defer t.Stop()
 		for {
@@ -135,7 +132,7 @@ func New(o Options) (*Emulator, error) {
 				return
 			}
 		}
-	}()
+	})
 	return e, nil
 }
 
@@ -415,7 +412,7 @@ func (s *restServer) serve(h http.Handler) {
 	l := s.listener
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: 30 * time.Second, TLSConfig: s.tls,
-		ErrorLog: log.New(discard{}, "", 0), // resets that were asked for are no news
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // resets that were asked for are no news
 	}
 	done := make(chan struct{})
 	s.server, s.done = server, done
@@ -467,7 +464,3 @@ func (s *restServer) restart(h http.Handler) error {
 	s.serve(h)
 	return nil
 }
-
-type discard struct{}
-
-func (discard) Write(b []byte) (int, error) { return len(b), nil }

@@ -306,7 +306,7 @@ func TestProfile32(t *testing.T) {
 		"subscriptions": "subscriptionUUID apiUUID applicationUUID", "application-policies": "defaultLimit",
 	} {
 		row := c.list(t, "/internal/data/v1/"+path)[0]
-		for _, name := range strings.Fields(absent) {
+		for name := range strings.FieldsSeq(absent) {
 			if _, ok := row[name]; ok {
 				t.Errorf("%s has %s", path, name)
 			}

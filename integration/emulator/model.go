@@ -238,12 +238,14 @@ type Rows struct {
 	MassRevocations      []MassRevocation
 }
 
-type mappingKey struct{ consumerKey, keyManager, tenant string }
-type named struct{ tenant, name string }
-type policyKey struct {
-	kind         PolicyKind
-	tenant, name string
-}
+type (
+	mappingKey struct{ consumerKey, keyManager, tenant string }
+	named      struct{ tenant, name string }
+	policyKey  struct {
+		kind         PolicyKind
+		tenant, name string
+	}
+)
 
 // model is the database. The Emulator's mutex guards it.
 type model struct {

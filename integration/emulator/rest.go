@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -130,9 +131,7 @@ func (e *Emulator) Recorded() Recorded {
 		Requests: map[string]int{}, Notices: slices.Clone(e.record.notices), Deployed: slices.Clone(e.record.deployed),
 		Undeployed: slices.Clone(e.record.undeployed), Status: slices.Clone(e.record.status),
 	}
-	for k, v := range e.record.requests {
-		r.Requests[k] = v
-	}
+	maps.Copy(r.Requests, e.record.requests)
 	return r
 }
 

@@ -59,8 +59,10 @@ func TestReplayGivesEverySampleWithItsTimesMoved(t *testing.T) {
 		for _, legacy := range []bool{false, true} {
 			m := must(s.Message(shift, legacy))(t)
 			want := must(broker.Payload{
-				{Name: "isThrottled", Value: true}, {Name: "evaluatedConditions"}, {Name: "throttleKey", Value: "12:/weather/2.1.0:2.1.0"},
-				{Name: "expiryTimeStamp", Value: int64(1764000060000 + shift.Milliseconds())},
+				{Name: "isThrottled", Value: true},
+				{Name: "evaluatedConditions"},
+				{Name: "throttleKey", Value: "12:/weather/2.1.0:2.1.0"},
+				{Name: "expiryTimeStamp", Value: 1764000060000 + shift.Milliseconds()},
 			}.Encode(map[bool]broker.Encoding{false: broker.AMQPMap, true: broker.JMSMap}[legacy]))(t)
 			if string(m.Body) != string(want) {
 				t.Errorf("legacy %v: %q, want %q", legacy, m.Body, want)
@@ -111,7 +113,11 @@ func TestControl(t *testing.T) {
 		return c.control(t, method, path, form)
 	}
 	for _, d := range [][2]string{
-		{"ip", "127.0.0.1"}, {"IPRANGE", "10.0.0.1-10.0.0.9"}, {"USER", "alice"}, {"APPLICATION", "dana:MobileApp"}, {"API", "/weather/2.1.0"},
+		{"ip", "127.0.0.1"},
+		{"IPRANGE", "10.0.0.1-10.0.0.9"},
+		{"USER", "alice"},
+		{"APPLICATION", "dana:MobileApp"},
+		{"API", "/weather/2.1.0"},
 		{"SUBSCRIPTION", "/weather/2.1.0:2.1.0:dana-MobileApp:PRODUCTION"},
 	} {
 		if status, body := do("PUT", "deny", "type", d[0], "value", d[1]); status != 200 || body["id"] == nil {

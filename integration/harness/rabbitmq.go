@@ -242,7 +242,7 @@ func (r *Rabbit) start() error {
 		}
 		select {
 		case <-r.server.done:
-			return fmt.Errorf("the node ended while starting: %v; its last words:\n%s", r.server.err, r.tail())
+			return fmt.Errorf("the node ended while starting: %w; its last words:\n%s", r.server.err, r.tail())
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Since(began) > startTimeout {

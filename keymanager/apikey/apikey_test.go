@@ -279,9 +279,11 @@ func TestKeySetByURL(t *testing.T) {
 
 func opaqueKey(value string) keymanager.OpaqueKey {
 	sum := sha256.Sum256([]byte(value))
-	return keymanager.OpaqueKey{Hash: hex.EncodeToString(sum[:]), UUID: "1a2b3c4d-0000-4000-8000-00000000aaaa", Name: "ci-key", User: "dana", Status: "ACTIVE",
+	return keymanager.OpaqueKey{
+		Hash: hex.EncodeToString(sum[:]), UUID: "1a2b3c4d-0000-4000-8000-00000000aaaa", Name: "ci-key", User: "dana", Status: "ACTIVE",
 		ApplicationID: 12, ApplicationUUID: "7d3a6f0c-2d0e-4a8c-a6b1-3f6a6f1d0012", APIUUID: shopUUID, Bound: "APP",
-		Origin: keymanager.Origin{Kind: "event", ID: "e7"}}
+		Origin: keymanager.Origin{Kind: "event", ID: "e7"},
+	}
 }
 
 func TestOpaqueKey(t *testing.T) {
@@ -305,13 +307,19 @@ func TestOpaqueKey(t *testing.T) {
 		"the key itself as its hash":  {change: func(r *keymanager.OpaqueKey) { r.Hash = value }, want: keymanager.CheckOpaque},
 		"expired":                     {change: func(r *keymanager.OpaqueKey) { r.ExpiresAt = 1764000000000 }, want: keymanager.CheckExpired},
 		"bound to the API":            {change: func(r *keymanager.OpaqueKey) { r.Bound = "API" }},
-		"bound to another API": {change: func(r *keymanager.OpaqueKey) { r.Bound = "API" },
-			offer: func(o *keymanager.KeyOffer) { o.APIUUID = "another" }, want: keymanager.CheckAPI},
-		"names an API without saying what it is bound to": {change: func(r *keymanager.OpaqueKey) { r.Bound = "" },
-			offer: func(o *keymanager.KeyOffer) { o.APIUUID = "another" }, want: keymanager.CheckAPI},
+		"bound to another API": {
+			change: func(r *keymanager.OpaqueKey) { r.Bound = "API" },
+			offer:  func(o *keymanager.KeyOffer) { o.APIUUID = "another" }, want: keymanager.CheckAPI,
+		},
+		"names an API without saying what it is bound to": {
+			change: func(r *keymanager.OpaqueKey) { r.Bound = "" },
+			offer:  func(o *keymanager.KeyOffer) { o.APIUUID = "another" }, want: keymanager.CheckAPI,
+		},
 		"bound to its application, another API": {offer: func(o *keymanager.KeyOffer) { o.APIUUID = "another" }},
-		"bound to an API that it does not name": {change: func(r *keymanager.OpaqueKey) { r.Bound, r.APIUUID = "API", "" },
-			offer: func(o *keymanager.KeyOffer) { o.APIUUID = "" }, want: keymanager.CheckAPI},
+		"bound to an API that it does not name": {
+			change: func(r *keymanager.OpaqueKey) { r.Bound, r.APIUUID = "API", "" },
+			offer:  func(o *keymanager.KeyOffer) { o.APIUUID = "" }, want: keymanager.CheckAPI,
+		},
 		"from elsewhere": {change: func(r *keymanager.OpaqueKey) { r.PermittedIP = "192.0.2.1" }, want: keymanager.CheckIP},
 		"referer":        {change: func(r *keymanager.OpaqueKey) { r.PermittedReferer = "shop.example.com/*" }, want: keymanager.CheckReferer},
 		"another key":    {offer: func(o *keymanager.KeyOffer) { o.Value = value + "x" }, want: keymanager.CheckOpaque},

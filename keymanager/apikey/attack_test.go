@@ -32,8 +32,10 @@ func TestAttacks(t *testing.T) {
 	header := func(h map[string]any) string { return b64(h) + "." + parts[1] + "." + parts[2] }
 	signed := func(claims map[string]any) string { return signRSA(claims) }
 	access := func(change ...any) string {
-		return signed(with(map[string]any{"iss": apim, "sub": "alice", "aud": "ck-1", "azp": "ck-1", "scope": "order:read", "jti": "t-1",
-			"exp": f.clock.now().Unix() + 3600}, change...))
+		return signed(with(map[string]any{
+			"iss": apim, "sub": "alice", "aud": "ck-1", "azp": "ck-1", "scope": "order:read", "jti": "t-1",
+			"exp": f.clock.now().Unix() + 3600,
+		}, change...))
 	}
 	for _, tt := range []struct {
 		name, key string

@@ -102,8 +102,10 @@ func (f *fixture) claims(change ...any) map[string]any {
 		"iss": apim, "sub": "alice@carbon.super", "jti": keyID, "iat": f.clock.now().Unix() - 10, "keytype": "SANDBOX", "token_type": "apiKey",
 		"permittedIP": "", "permittedReferer": "", "tierInfo": map[string]any{},
 		"application": map[string]any{"id": 12, "uuid": "7d3a6f0c-2d0e-4a8c-a6b1-3f6a6f1d0012", "name": "Web", "tier": "10PerMin", "owner": "alice"},
-		"subscribedAPIs": []any{map[string]any{"name": "Shop", "version": "1.0.0", "context": "/shop/1.0.0", "publisher": "admin",
-			"subscriptionTier": "Gold", "subscriberTenantDomain": "carbon.super"}},
+		"subscribedAPIs": []any{map[string]any{
+			"name": "Shop", "version": "1.0.0", "context": "/shop/1.0.0", "publisher": "admin",
+			"subscriptionTier": "Gold", "subscriberTenantDomain": "carbon.super",
+		}},
 	}, change...)
 }
 
@@ -145,8 +147,10 @@ func signRSA(claims map[string]any) string { return sign(jwt.SigningMethodRS256,
 
 // offer is a key that comes to the API Shop 1.0.0 from 10.1.2.3.
 func offer(value string) keymanager.KeyOffer {
-	return keymanager.KeyOffer{Value: value, Tenant: "carbon.super", APIUUID: shopUUID, APIName: "Shop", APIVersion: "1.0.0",
-		APIContext: "/shop/1.0.0", ClientIP: netip.MustParseAddr("10.1.2.3")}
+	return keymanager.KeyOffer{
+		Value: value, Tenant: "carbon.super", APIUUID: shopUUID, APIName: "Shop", APIVersion: "1.0.0",
+		APIContext: "/shop/1.0.0", ClientIP: netip.MustParseAddr("10.1.2.3"),
+	}
 }
 
 func internalOffer(value string) keymanager.KeyOffer {

@@ -67,8 +67,10 @@ func FuzzAuthenticateKey(f *testing.F) {
 
 // FuzzReferer compares with net/url: what a pattern for a host admits is a page of that host.
 func FuzzReferer(f *testing.F) {
-	for _, r := range []string{"https://shop.example.com/a", "https://shop.example.com@evil.test/", "HTTP://SHOP.example.com:80/", "shop.example.com/x?y#z",
-		`https://evil.test\.example.com/`, "https://evil.test/?.example.com/", "*", "//shop.example.com/", "https:shop.example.com", "https://[::1]/"} {
+	for _, r := range []string{
+		"https://shop.example.com/a", "https://shop.example.com@evil.test/", "HTTP://SHOP.example.com:80/", "shop.example.com/x?y#z",
+		`https://evil.test\.example.com/`, "https://evil.test/?.example.com/", "*", "//shop.example.com/", "https:shop.example.com", "https://[::1]/",
+	} {
 		f.Add("*.example.com/*", r)
 		f.Add("https://shop.example.com/a", r)
 	}

@@ -106,7 +106,7 @@ func (i *issuer) match(set *jwks.Set, p *jwt.Token) (*jwks.Key, *keymanager.Refu
 	}
 	tried := 0
 	for _, k := range keys {
-		if !jwt.Suits(p.Algorithm, k.Public) || k.Algorithm != "" && k.Algorithm != p.Algorithm && !(k.Algorithm == "Ed25519" && p.Algorithm == "EdDSA") {
+		if !jwt.Suits(p.Algorithm, k.Public) || k.Algorithm != "" && k.Algorithm != p.Algorithm && (k.Algorithm != "Ed25519" || p.Algorithm != "EdDSA") {
 			continue
 		}
 		if tried++; tried > maxTried {

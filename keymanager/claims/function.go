@@ -33,13 +33,17 @@ func checked(m keymanager.ClaimMapping) (function, *Fault) {
 			return nil, &Fault{Member: name.member, Problem: "empty", Fix: "write the name of a claim"}
 		}
 		if len(name.value) > maxName {
-			return nil, &Fault{Member: name.member, Value: name.value[:60] + "…", Problem: fmt.Sprintf("of %d bytes", len(name.value)),
-				Fix: fmt.Sprintf("write at most %d", maxName)}
+			return nil, &Fault{
+				Member: name.member, Value: name.value[:60] + "…", Problem: fmt.Sprintf("of %d bytes", len(name.value)),
+				Fix: fmt.Sprintf("write at most %d", maxName),
+			}
 		}
 	}
 	if fixed[m.Local] {
-		return nil, &Fault{Member: "local_claim", Value: m.Local, Problem: "a registered claim, which was verified as it stands and is never written over",
-			Fix: "write another name, such as \"" + EndUser + "\" for the user"}
+		return nil, &Fault{
+			Member: "local_claim", Value: m.Local, Problem: "a registered claim, which was verified as it stands and is never written over",
+			Fix: "write another name, such as \"" + EndUser + "\" for the user",
+		}
 	}
 	f, problem, fix := parseFunction(m.Function)
 	if problem != "" {

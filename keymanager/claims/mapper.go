@@ -72,8 +72,10 @@ func Compile(mappings []keymanager.ClaimMapping) (*Mapper, error) {
 	at := make(map[string]int, len(mappings))
 	for i, mapping := range mappings {
 		if i >= maxMappings {
-			faults = append(faults, Fault{i, "remote_claim", mapping.Remote,
-				fmt.Sprintf("the mappings from here on are too many: %d", len(mappings)), fmt.Sprintf("write at most %d", maxMappings)})
+			faults = append(faults, Fault{
+				i, "remote_claim", mapping.Remote,
+				fmt.Sprintf("the mappings from here on are too many: %d", len(mappings)), fmt.Sprintf("write at most %d", maxMappings),
+			})
 			break
 		}
 		change, fault := checked(mapping)

@@ -9,9 +9,11 @@ import (
 // FuzzRead reads answers as the standard library does too: what we call active is so there, and each claim has the value
 // that it has there.
 func FuzzRead(f *testing.F) {
-	for _, s := range []string{`{"active":true}`, `{"active":false}`, `{"active":true,"exp":1764003600,"iat":"1764000000","scope":"a b","aud":["x"],"cnf":{"x5t#S256":"y"}}`,
+	for _, s := range []string{
+		`{"active":true}`, `{"active":false}`, `{"active":true,"exp":1764003600,"iat":"1764000000","scope":"a b","aud":["x"],"cnf":{"x5t#S256":"y"}}`,
 		`{"active":true,"exp":1e400}`, `{"active":true,"exp":"1.5"}`, `{"active":"true"}`, `{"active":true,"active":false}`, `[]`, ``, `{"active":true,"exp":null,"x":"\u00e9"}`,
-		`{"active":true,"exp":" 7 "}`, `{"active":true,"exp":99999999999999}`, `{"active":true,"x":"\ud800"}`} {
+		`{"active":true,"exp":" 7 "}`, `{"active":true,"exp":99999999999999}`, `{"active":true,"x":"\ud800"}`,
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -116,8 +116,10 @@ func TestTheGatewayMakesItselfKnown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert := must(x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gateway"},
-		NotAfter: time.Now().Add(time.Hour)}, &x509.Certificate{Subject: pkix.Name{CommonName: "gateway"}}, ecKey.Public(), ecKey))
+	cert := must(x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gateway"},
+		NotAfter: time.Now().Add(time.Hour),
+	}, &x509.Certificate{Subject: pkix.Name{CommonName: "gateway"}}, ecKey.Public(), ecKey))
 	pkcs8 := func(k any) string {
 		return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(k))}))
 	}

@@ -8,7 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"crypto/sha1"
+	"crypto/sha1" //nolint:gosec // the thumbprint x5t is made of it (RFC 7517 4.8)
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -106,7 +106,7 @@ func newKey(public crypto.PublicKey, id, alg string, cert *x509.Certificate) (*K
 	}
 	k.identity = sha256.Sum256(append(append([]byte(id), 0), der...))
 	if cert != nil {
-		s1, s256 := sha1.Sum(cert.Raw), sha256.Sum256(cert.Raw)
+		s1, s256 := sha1.Sum(cert.Raw), sha256.Sum256(cert.Raw) //nolint:gosec // a thumbprint: the token is verified by the key
 		k.X5T = base64.RawURLEncoding.EncodeToString(s1[:])
 		k.X5TS256 = base64.RawURLEncoding.EncodeToString(s256[:])
 		k.hexX5T = hexThumbprint(s1[:])

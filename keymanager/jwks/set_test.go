@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"math/big"
 	"strings"
 	"testing"
@@ -18,8 +19,10 @@ import (
 )
 
 func certificate(t testing.TB, key *ecdsa.PrivateKey) *x509.Certificate {
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "km"},
-		NotAfter: time.Now().Add(time.Hour)}, &x509.Certificate{SerialNumber: big.NewInt(1)}, key.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "km"},
+		NotAfter: time.Now().Add(time.Hour),
+	}, &x509.Certificate{SerialNumber: big.NewInt(1)}, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,9 +106,7 @@ func TestParseLeavesOutWhatCannotVerify(t *testing.T) {
 	}())
 	with := func(change map[string]any) map[string]any {
 		k := ecJWK("x")
-		for n, v := range change {
-			k[n] = v
-		}
+		maps.Copy(k, change)
 		return k
 	}
 	bad := map[string]map[string]any{

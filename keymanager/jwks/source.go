@@ -109,8 +109,10 @@ func New(o Options) (*Source, error) {
 		o.Refresh = MaxRefresh
 	}
 	if o.Transport == nil {
-		o.Transport = &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: o.TLS, TLSHandshakeTimeout: FetchTimeout,
-			MaxIdleConns: 1, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10, ForceAttemptHTTP2: true}
+		o.Transport = &http.Transport{
+			Proxy: http.ProxyFromEnvironment, TLSClientConfig: o.TLS, TLSHandshakeTimeout: FetchTimeout,
+			MaxIdleConns: 1, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10, ForceAttemptHTTP2: true,
+		}
 	}
 	s := &Source{opts: o, now: o.Now, unknown: map[string]time.Time{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -160,7 +162,7 @@ func (s *Source) Start() {
 				return
 			}
 			// A tenth of jitter keeps gateways that started together from asking together.
-			t := time.NewTimer(wait - time.Duration(rand.Int64N(int64(wait)/10+1)))
+			t := time.NewTimer(wait - time.Duration(rand.Int64N(int64(wait)/10+1))) //nolint:gosec // jitter, no secret
 			select {
 			case <-s.ctx.Done():
 				t.Stop()
@@ -359,7 +361,7 @@ func (s *Source) get() (set *Set, age time.Duration, skipped []string, err error
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return nil, 0, nil, fmt.Errorf("GET %s answered %s", s.opts.URL, resp.Status)
 	}

@@ -274,8 +274,10 @@ func TestServersThatAreNotTrustedAreRefused(t *testing.T) {
 }
 
 func TestURLs(t *testing.T) {
-	for u, ok := range map[string]bool{"https://idp.example/jwks": true, "http://127.0.0.1/jwks": true, "": false, "idp.example/jwks": false,
-		"file:///etc/passwd": false, "ftp://x/y": false, "https://": false, "https://a b": false} {
+	for u, ok := range map[string]bool{
+		"https://idp.example/jwks": true, "http://127.0.0.1/jwks": true, "": false, "idp.example/jwks": false,
+		"file:///etc/passwd": false, "ftp://x/y": false, "https://": false, "https://a b": false,
+	} {
 		src, err := New(Options{URL: u})
 		if (err == nil) != ok {
 			t.Errorf("%q: %v", u, err)
@@ -287,9 +289,11 @@ func TestURLs(t *testing.T) {
 }
 
 func TestRefreshAfter(t *testing.T) {
-	for header, want := range map[string]time.Duration{"": time.Hour, "max-age=600": 600 * time.Second, "public, Max-Age=120": 120 * time.Second,
+	for header, want := range map[string]time.Duration{
+		"": time.Hour, "max-age=600": 600 * time.Second, "public, Max-Age=120": 120 * time.Second,
 		"max-age=5": time.Minute, "max-age=0": time.Minute, "max-age=86400": time.Hour, "max-age=-5": time.Minute, "max-age=x": time.Hour,
-		"no-store": time.Hour, "max-age=99999999999999999999": time.Hour, `max-age="300"`: 300 * time.Second} {
+		"no-store": time.Hour, "max-age=99999999999999999999": time.Hour, `max-age="300"`: 300 * time.Second,
+	} {
 		if got := refreshAfter(http.Header{"Cache-Control": {header}}, MaxRefresh); got != want {
 			t.Errorf("%q: %v, want %v", header, got, want)
 		}

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -227,10 +228,8 @@ func checkAlgorithm(alg string, allowed []string, supported bool) *keymanager.Re
 	if len(allowed) == 0 {
 		return nil
 	}
-	for _, a := range allowed {
-		if a == alg {
-			return nil
-		}
+	if slices.Contains(allowed, alg) {
+		return nil
 	}
 	return refuse(keymanager.CheckAlgorithm, "the algorithm %s is not accepted from this issuer", alg)
 }
@@ -344,10 +343,8 @@ func (t *Token) checkAudience(want []string) *keymanager.Refusal {
 	meets := func(v any) bool {
 		s, ok := v.(string)
 		if ok {
-			for _, w := range want {
-				if w == s {
-					return true
-				}
+			if slices.Contains(want, s) {
+				return true
 			}
 		}
 		return false
@@ -356,10 +353,8 @@ func (t *Token) checkAudience(want []string) *keymanager.Refusal {
 	case nil:
 		return refuse(keymanager.CheckAudience, "the token names no audience (aud)")
 	case []any:
-		for _, v := range aud {
-			if meets(v) {
-				return nil
-			}
+		if slices.ContainsFunc(aud, meets) {
+			return nil
 		}
 	default:
 		if meets(aud) {

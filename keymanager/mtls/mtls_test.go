@@ -196,8 +196,10 @@ func TestReplaceCertificates(t *testing.T) {
 	for k, err := range faults {
 		got[k] = err.Error()
 	}
-	want := map[string]string{shop: `client certificate "bad": no certificate in PEM form: write a block that begins with -----BEGIN CERTIFICATE-----`,
-		"x": `client certificate "key": PEM block 1 is a PRIVATE KEY: write CERTIFICATE blocks`}
+	want := map[string]string{
+		shop: `client certificate "bad": no certificate in PEM form: write a block that begins with -----BEGIN CERTIFICATE-----`,
+		"x":  `client certificate "key": PEM block 1 is a PRIVATE KEY: write CERTIFICATE blocks`,
+	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}

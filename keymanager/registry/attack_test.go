@@ -106,8 +106,10 @@ func TestKeyIDTricksFindNothing(t *testing.T) {
 	f := newFixture(t)
 	f.accept(f.token())
 	before := f.server.fetches.Load()
-	for _, kid := range []string{"../../../../dev/null", "/etc/passwd", "r1' OR '1'='1", "r1; DROP TABLE keys", "https://evil.example/jwks#r1",
-		f.server.URL + "/r1", "r1\u0000", "R1", " r1", "r1 ", "*", "${jndi:ldap://evil}", strings.Repeat("k", 4000)} {
+	for _, kid := range []string{
+		"../../../../dev/null", "/etc/passwd", "r1' OR '1'='1", "r1; DROP TABLE keys", "https://evil.example/jwks#r1",
+		f.server.URL + "/r1", "r1\u0000", "R1", " r1", "r1 ", "*", "${jndi:ldap://evil}", strings.Repeat("k", 4000),
+	} {
 		f.refuse(sign(jwt.SigningMethodRS256, rsaKey(), map[string]any{"kid": kid}, f.claims()), keymanager.CheckKey)
 	}
 	if n := f.server.fetches.Load() - before; n > 1 {
@@ -128,8 +130,10 @@ func TestKeysInTheHeaderAreNeverUsed(t *testing.T) {
 	}))
 	defer evil.Close()
 	for _, kid := range []any{"r1", "evil", nil} {
-		for name, value := range map[string]any{"jku": evil.URL, "x5u": evil.URL, "jwk": jwk("evil", rsaOther(), nil),
-			"x5c": []string{base64.StdEncoding.EncodeToString(evil.Certificate().Raw)}} {
+		for name, value := range map[string]any{
+			"jku": evil.URL, "x5u": evil.URL, "jwk": jwk("evil", rsaOther(), nil),
+			"x5c": []string{base64.StdEncoding.EncodeToString(evil.Certificate().Raw)},
+		} {
 			token := sign(jwt.SigningMethodRS256, rsaOther(), map[string]any{"kid": kid, name: value}, f.claims())
 			if _, _, err := f.auth(token); err == nil {
 				t.Errorf("%s with kid %v was accepted", name, kid)
@@ -385,9 +389,17 @@ func TestAudience(t *testing.T) {
 		aud  any
 		ok   bool
 	}{
-		{"text", "http://org.wso2.apimgt/gateway", true}, {"second", "other", true}, {"list", []string{"x", "other"}, true},
-		{"another", "x", false}, {"list of others", []string{"x", "y"}, false}, {"empty list", []string{}, false}, {"absent", nil, false},
-		{"a number", 1, false}, {"object", map[string]any{"other": true}, false}, {"list of numbers", []int{1}, false}, {"prefix", "othe", false},
+		{"text", "http://org.wso2.apimgt/gateway", true},
+		{"second", "other", true},
+		{"list", []string{"x", "other"}, true},
+		{"another", "x", false},
+		{"list of others", []string{"x", "y"}, false},
+		{"empty list", []string{}, false},
+		{"absent", nil, false},
+		{"a number", 1, false},
+		{"object", map[string]any{"other": true}, false},
+		{"list of numbers", []int{1}, false},
+		{"prefix", "othe", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

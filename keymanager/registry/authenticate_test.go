@@ -17,9 +17,15 @@ func TestAuthenticateEachAlgorithm(t *testing.T) {
 		kid    string
 		key    any
 	}{
-		{jwt.SigningMethodRS256, "r1", rsaKey()}, {jwt.SigningMethodRS384, "r1", rsaKey()}, {jwt.SigningMethodRS512, "r1", rsaKey()},
-		{jwt.SigningMethodPS256, "r1", rsaKey()}, {jwt.SigningMethodPS384, "r1", rsaKey()}, {jwt.SigningMethodPS512, "r1", rsaKey()},
-		{jwt.SigningMethodES256, "e1", ecKey()}, {jwt.SigningMethodES384, "e2", ec384()}, {jwt.SigningMethodES512, "e3", ec521()},
+		{jwt.SigningMethodRS256, "r1", rsaKey()},
+		{jwt.SigningMethodRS384, "r1", rsaKey()},
+		{jwt.SigningMethodRS512, "r1", rsaKey()},
+		{jwt.SigningMethodPS256, "r1", rsaKey()},
+		{jwt.SigningMethodPS384, "r1", rsaKey()},
+		{jwt.SigningMethodPS512, "r1", rsaKey()},
+		{jwt.SigningMethodES256, "e1", ecKey()},
+		{jwt.SigningMethodES384, "e2", ec384()},
+		{jwt.SigningMethodES512, "e3", ec521()},
 		{jwt.SigningMethodEdDSA, "o1", edKey()},
 	}
 	for _, tt := range tests {
@@ -42,8 +48,10 @@ func TestAuthenticatedToken(t *testing.T) {
 	f := newFixture(t)
 	got := f.accept(f.token())
 	now := f.clock.now().Unix()
-	want := &keymanager.Token{KeyManager: "Resident Key Manager", Issuer: issuer, ID: "0d6d6ad2-7a84-4c5c-8a41-0e6b0f5f9a01", KeyID: "r1",
-		Subject: "alice", User: "alice", ConsumerKey: "ck-1", Scopes: []string{"order:read", "order:write"}, IssuedAt: now - 10, ExpiresAt: now + 3600}
+	want := &keymanager.Token{
+		KeyManager: "Resident Key Manager", Issuer: issuer, ID: "0d6d6ad2-7a84-4c5c-8a41-0e6b0f5f9a01", KeyID: "r1",
+		Subject: "alice", User: "alice", ConsumerKey: "ck-1", Scopes: []string{"order:read", "order:write"}, IssuedAt: now - 10, ExpiresAt: now + 3600,
+	}
 	claims := got.Claims
 	copied := *got
 	copied.Claims = nil

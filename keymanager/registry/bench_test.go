@@ -92,9 +92,11 @@ func benchmarkCold(b *testing.B, method jwt.SigningMethod, kid string, key any) 
 func BenchmarkAuthenticateColdRS256(b *testing.B) {
 	benchmarkCold(b, jwt.SigningMethodRS256, "r1", rsaKey())
 }
+
 func BenchmarkAuthenticateColdES256(b *testing.B) {
 	benchmarkCold(b, jwt.SigningMethodES256, "e1", ecKey())
 }
+
 func BenchmarkAuthenticateColdEdDSA(b *testing.B) {
 	benchmarkCold(b, jwt.SigningMethodEdDSA, "o1", edKey())
 }

@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -77,9 +78,7 @@ func jwk(kid string, key crypto.Signer, extra map[string]any) map[string]any {
 	if kid == "" {
 		delete(m, "kid")
 	}
-	for k, v := range extra {
-		m[k] = v
-	}
+	maps.Copy(m, extra)
 	return m
 }
 
@@ -168,14 +167,18 @@ func newFixture(t testing.TB, change ...func(*keymanager.KeyManager)) *fixture {
 }
 
 func (f *fixture) keyManager() keymanager.KeyManager {
-	return keymanager.KeyManager{Name: "Resident Key Manager", Tenant: "carbon.super", Type: "default", Enabled: true, SelfValidate: true,
-		Issuer: issuer, JWKSURL: f.server.URL}
+	return keymanager.KeyManager{
+		Name: "Resident Key Manager", Tenant: "carbon.super", Type: "default", Enabled: true, SelfValidate: true,
+		Issuer: issuer, JWKSURL: f.server.URL,
+	}
 }
 
 func (f *fixture) claims(change ...any) map[string]any {
 	now := f.clock.now().Unix()
-	c := map[string]any{"iss": issuer, "sub": "alice", "azp": "ck-1", "scope": "order:read order:write", "jti": "0d6d6ad2-7a84-4c5c-8a41-0e6b0f5f9a01",
-		"iat": now - 10, "exp": now + 3600, "aud": "ck-1"}
+	c := map[string]any{
+		"iss": issuer, "sub": "alice", "azp": "ck-1", "scope": "order:read order:write", "jti": "0d6d6ad2-7a84-4c5c-8a41-0e6b0f5f9a01",
+		"iat": now - 10, "exp": now + 3600, "aud": "ck-1",
+	}
 	for i := 0; i+1 < len(change); i += 2 {
 		if change[i+1] == nil {
 			delete(c, change[i].(string))

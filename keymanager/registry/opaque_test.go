@@ -124,8 +124,10 @@ func TestOpaqueToken(t *testing.T) {
 		km.ClaimMappings = []keymanager.ClaimMapping{{Remote: "mail", Local: "http://wso2.org/claims/emailaddress"}}
 	})
 	now := f.clock.now().Unix()
-	f.asked.know(opaque, map[string]any{"sub": "u-1", "iat": now - 10, "exp": fmt.Sprint(now + 3600), "mail": "a@x", "jti": "j-1",
-		"cnf": map[string]any{"x5t#S256": "abc"}, "iss": issuer})
+	f.asked.know(opaque, map[string]any{
+		"sub": "u-1", "iat": now - 10, "exp": fmt.Sprint(now + 3600), "mail": "a@x", "jti": "j-1",
+		"cnf": map[string]any{"x5t#S256": "abc"}, "iss": issuer,
+	})
 	tok := f.accept(opaque)
 	if tok.Kind != keymanager.KindOpaque || tok.ConsumerKey != "ck-1" || tok.User != "alice" || tok.Subject != "u-1" || tok.ID != "j-1" ||
 		tok.KeyManager != "Resident Key Manager" || strings.Join(tok.Scopes, ",") != "order:read,order:write" || tok.IssuedAt != now-10 ||
@@ -465,8 +467,10 @@ func TestWhoIsAskedAboutAnOpaqueToken(t *testing.T) {
 	r := New(Options{TLS: (&keyServer{Server: a.Server}).roots(), CacheEnabled: true, Introspection: IntrospectionOptions{TTL: -1, Reset: time.Hour}})
 	defer r.Close()
 	put := func(name, tenant string, s *introspector, formats ...keymanager.TokenFormat) {
-		r.Put(keymanager.KeyManager{Name: name, Tenant: tenant, Enabled: true, Issuer: "https://" + name, TokenFormats: formats,
-			Introspection: &keymanager.Introspection{URL: s.URL}})
+		r.Put(keymanager.KeyManager{
+			Name: name, Tenant: tenant, Enabled: true, Issuer: "https://" + name, TokenFormats: formats,
+			Introspection: &keymanager.Introspection{URL: s.URL},
+		})
 	}
 	put("A", "carbon.super", a, keymanager.TokenFormat{Type: "REFERENCE", Pattern: "a-[0-9]+|aa"}, keymanager.TokenFormat{Type: "CUSTOM", Pattern: "(?:unclosed"})
 	put("B", "carbon.super", b)
@@ -586,8 +590,10 @@ func TestJWTOfAKeyManagerThatValidatesItself(t *testing.T) {
 func TestSignedAnswerIsVerifiedWithTheKeysOfTheKeyManager(t *testing.T) {
 	f := newOpaque(t, IntrospectionOptions{}, func(km *keymanager.KeyManager) { km.SelfValidate = false })
 	serve := func(k any) {
-		answer := sign(jwt.SigningMethodRS256, k, map[string]any{"kid": "r1", "typ": "token-introspection+jwt"}, map[string]any{"iss": issuer, "aud": "gateway",
-			"iat": f.clock.now().Unix(), "token_introspection": map[string]any{"active": true, "client_id": "ck-9"}})
+		answer := sign(jwt.SigningMethodRS256, k, map[string]any{"kid": "r1", "typ": "token-introspection+jwt"}, map[string]any{
+			"iss": issuer, "aud": "gateway",
+			"iat": f.clock.now().Unix(), "token_introspection": map[string]any{"active": true, "client_id": "ck-9"},
+		})
 		f.asked.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/token-introspection+jwt")
 			io.WriteString(w, answer)

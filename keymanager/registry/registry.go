@@ -115,8 +115,10 @@ func New(o Options) *Registry {
 	if o.Introspection.TTL == 0 {
 		o.Introspection.TTL = DefaultIntrospectionTTL
 	}
-	r := &Registry{opts: o, now: o.Now, managers: map[managerKey]*manager{}, flights: map[tokencache.Key]*flight{},
-		verified: tokencache.New[verified](o.CacheCapacity), refused: tokencache.New[refused](negative), inactive: tokencache.New[inactive](unknown)}
+	r := &Registry{
+		opts: o, now: o.Now, managers: map[managerKey]*manager{}, flights: map[tokencache.Key]*flight{},
+		verified: tokencache.New[verified](o.CacheCapacity), refused: tokencache.New[refused](negative), inactive: tokencache.New[inactive](unknown),
+	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	r.snap.Store(&snapshot{})
 	if o.Registerer != nil {
@@ -380,8 +382,10 @@ func (g *group) choose(tenant string, allowed []string, claims map[string]any) (
 	}
 	if best != nil {
 		if bestRank == 0 && found > 1 {
-			return nil, &keymanager.Refusal{Check: keymanager.CheckIssuer, Issuer: best.km.Issuer,
-				Detail: "several key managers have the issuer of the token, and none claims it by its claims"}
+			return nil, &keymanager.Refusal{
+				Check: keymanager.CheckIssuer, Issuer: best.km.Issuer,
+				Detail: "several key managers have the issuer of the token, and none claims it by its claims",
+			}
 		}
 		return best, nil
 	}
@@ -393,8 +397,10 @@ func (g *group) choose(tenant string, allowed []string, claims map[string]any) (
 	case closed != nil:
 		return nil, closed.refuse(keymanager.CheckIssuer, "the key manager of the token does not let the gateway validate tokens")
 	}
-	return nil, &keymanager.Refusal{Check: keymanager.CheckIssuer, Issuer: g.members[0].km.Issuer,
-		Detail: "the issuer of the token belongs to another tenant"}
+	return nil, &keymanager.Refusal{
+		Check: keymanager.CheckIssuer, Issuer: g.members[0].km.Issuer,
+		Detail: "the issuer of the token belongs to another tenant",
+	}
 }
 
 // All returns the key managers, by name, without their secrets: those are marked with Hidden.

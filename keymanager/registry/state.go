@@ -75,8 +75,10 @@ type State struct {
 // State returns the state of each key manager, by name, and of the caches.
 func (r *Registry) State() State {
 	now := r.now()
-	s := State{CachedTokens: r.verified.Len(), CachedRefusals: r.refused.Len(), CachedInactive: r.inactive.Len(), RevokedTokens: r.opts.Revocations.Len(),
-		RevokedNoRoom: r.opts.Revocations.Dropped()}
+	s := State{
+		CachedTokens: r.verified.Len(), CachedRefusals: r.refused.Len(), CachedInactive: r.inactive.Len(), RevokedTokens: r.opts.Revocations.Len(),
+		RevokedNoRoom: r.opts.Revocations.Dropped(),
+	}
 	s.CacheHits, s.CacheMisses = r.verified.Counts()
 	for _, m := range r.snap.Load().all {
 		ms := m.state(now)
@@ -89,8 +91,10 @@ func (r *Registry) State() State {
 }
 
 func (m *manager) state(now time.Time) ManagerState {
-	s := ManagerState{Name: m.km.Name, Tenant: m.owner, Issuer: m.km.Issuer, Enabled: m.km.Enabled,
-		InUse: m.usable() && m.live.Load() && (m.group.Load() != nil || m.asker != nil), Keys: []KeyState{}}
+	s := ManagerState{
+		Name: m.km.Name, Tenant: m.owner, Issuer: m.km.Issuer, Enabled: m.km.Enabled,
+		InUse: m.usable() && m.live.Load() && (m.group.Load() != nil || m.asker != nil), Keys: []KeyState{},
+	}
 	for _, fault := range []error{m.fault, m.askFault} {
 		if fault != nil {
 			s.LastError = fault.Error()
@@ -129,9 +133,11 @@ func (m *manager) asked() *IntrospectionState {
 		return nil
 	}
 	st := m.asker.State()
-	s := &IntrospectionState{URL: m.asker.URL(), Auth: string(m.asker.Auth()), Calls: st.Calls, Active: st.Active, Inactive: st.Inactive,
+	s := &IntrospectionState{
+		URL: m.asker.URL(), Auth: string(m.asker.Auth()), Calls: st.Calls, Active: st.Active, Inactive: st.Inactive,
 		Failures: st.Failed, Skipped: st.Skipped, Stale: m.staleServed.Load(), Breaker: st.Breaker, LastCall: st.LastCall, LastError: st.LastError,
-		seconds: st.Time.Seconds()}
+		seconds: st.Time.Seconds(),
+	}
 	if st.Calls > 0 {
 		s.AverageSeconds = s.seconds / float64(st.Calls)
 	}

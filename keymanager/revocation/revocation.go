@@ -133,7 +133,7 @@ func parseUUID(s string) (u [16]byte, ok bool) {
 		return u, false
 	}
 	n := 0
-	for i := 0; i < 36; i++ {
+	for i := range 36 {
 		c := s[i]
 		switch {
 		case i == 8 || i == 13 || i == 18 || i == 23:
@@ -456,8 +456,10 @@ func (s *Set) token(k id, e entry, named bool) keymanager.Revocation {
 
 func (s *Set) mass(kind keymanager.RevocationKind, value string, m mass) keymanager.Revocation {
 	src := s.sources[m.source]
-	return keymanager.Revocation{Kind: kind, Value: value, Before: m.before, ExpiresAt: m.expires - s.opts.Grace.Milliseconds(),
-		Tenant: src.tenant, Origin: keymanager.Origin{Kind: src.kind, At: m.learnt, ID: src.id}}
+	return keymanager.Revocation{
+		Kind: kind, Value: value, Before: m.before, ExpiresAt: m.expires - s.opts.Grace.Milliseconds(),
+		Tenant: src.tenant, Origin: keymanager.Origin{Kind: src.kind, At: m.learnt, ID: src.id},
+	}
 }
 
 // Sweep forgets what has expired at the given time and returns how many entries that were. Call it now and then.

@@ -64,10 +64,16 @@ func TestRevokedByEachName(t *testing.T) {
 		{"another consumer key", keymanager.Revocation{Kind: keymanager.RevokedConsumerKey, Value: "alice", Before: before + 1}, token, raw, false},
 		{"subject", keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: "alice", Before: before + 1}, token, raw, true},
 		{"user", keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: "alice@carbon.super", Before: before + 1}, token, raw, true},
-		{"subject with the domain of the super tenant", keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: "bob@carbon.super", Before: before + 1},
-			&keymanager.Token{Subject: "bob", User: "bob", IssuedAt: token.IssuedAt}, "", true},
-		{"subject of another tenant", keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: "bob@example.org", Before: before + 1},
-			&keymanager.Token{Subject: "bob", User: "bob", IssuedAt: token.IssuedAt}, "", false},
+		{
+			"subject with the domain of the super tenant",
+			keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: "bob@carbon.super", Before: before + 1},
+			&keymanager.Token{Subject: "bob", User: "bob", IssuedAt: token.IssuedAt}, "", true,
+		},
+		{
+			"subject of another tenant",
+			keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: "bob@example.org", Before: before + 1},
+			&keymanager.Token{Subject: "bob", User: "bob", IssuedAt: token.IssuedAt}, "", false,
+		},
 		{"subject, later token", keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: "alice", Before: before}, token, raw, false},
 		{"another subject", keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: "ck", Before: before + 1}, token, raw, false},
 		{"nothing named", keymanager.Revocation{}, &keymanager.Token{}, "", false},
@@ -144,8 +150,12 @@ func TestSamples(t *testing.T) {
 		t.Errorf("the same list again: %d added, %d held", n, s.Len())
 	}
 	old := t0/1000 - 86400
-	for _, tok := range []*keymanager.Token{{ID: "0d4c1b52-7f0e-4a7c-93a1-5d2b7e0f1a10"}, {ID: "9e7a6d43-1b2c-4d3e-8f5a-6b7c8d9e0f21"},
-		{Subject: "mallory", IssuedAt: int64(old)}, {ConsumerKey: "batProdK3y0000000000000003GhI", IssuedAt: int64(old)}} {
+	for _, tok := range []*keymanager.Token{
+		{ID: "0d4c1b52-7f0e-4a7c-93a1-5d2b7e0f1a10"},
+		{ID: "9e7a6d43-1b2c-4d3e-8f5a-6b7c8d9e0f21"},
+		{Subject: "mallory", IssuedAt: int64(old)},
+		{ConsumerKey: "batProdK3y0000000000000003GhI", IssuedAt: int64(old)},
+	} {
 		if _, ok := s.Revoked(tok, ""); !ok {
 			t.Errorf("%+v passes", tok)
 		}
@@ -245,8 +255,10 @@ func TestSetAgainstModel(t *testing.T) {
 		value := rapid.SampledFrom([]string{jti, "a", "b", "c"})
 		t.Repeat(map[string]func(*rapid.T){
 			"put": func(t *rapid.T) {
-				r := keymanager.Revocation{Kind: keymanager.RevocationKind(rapid.IntRange(0, 2).Draw(t, "kind")), Value: value.Draw(t, "value"),
-					ExpiresAt: *now + rapid.Int64Range(-5, 20).Draw(t, "expires")*1000}
+				r := keymanager.Revocation{
+					Kind: keymanager.RevocationKind(rapid.IntRange(0, 2).Draw(t, "kind")), Value: value.Draw(t, "value"),
+					ExpiresAt: *now + rapid.Int64Range(-5, 20).Draw(t, "expires")*1000,
+				}
 				if r.Kind != 0 {
 					r.Before = *now + rapid.Int64Range(-5, 5).Draw(t, "before")*1000
 				}
@@ -272,8 +284,10 @@ func TestSetAgainstModel(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
-				tok := &keymanager.Token{ID: value.Draw(t, "id"), ConsumerKey: value.Draw(t, "key"), Subject: value.Draw(t, "subject"),
-					IssuedAt: *now/1000 + rapid.Int64Range(-5, 5).Draw(t, "iat")}
+				tok := &keymanager.Token{
+					ID: value.Draw(t, "id"), ConsumerKey: value.Draw(t, "key"), Subject: value.Draw(t, "subject"),
+					IssuedAt: *now/1000 + rapid.Int64Range(-5, 5).Draw(t, "iat"),
+				}
 				live := func(kind keymanager.RevocationKind, v string) bool {
 					f, ok := model[kind][v]
 					return ok && f.expires+1000 > *now && (kind == 0 || tok.IssuedAt*1000 < f.before)
@@ -318,8 +332,10 @@ func TestRevokedKeysAllocatesNothing(t *testing.T) {
 func fill(n int) *Set {
 	s, _ := newSet(Options{Max: n})
 	for i := range n {
-		s.Put(keymanager.Revocation{Value: fmt.Sprintf("%08x-0000-4000-8000-0e6b0f5f9a01", uint32(i)*2654435761), ExpiresAt: t0 + hour,
-			Origin: keymanager.Origin{Kind: "pull", ID: "p1"}})
+		s.Put(keymanager.Revocation{
+			Value: fmt.Sprintf("%08x-0000-4000-8000-0e6b0f5f9a01", uint32(i)*2654435761), ExpiresAt: t0 + hour,
+			Origin: keymanager.Origin{Kind: "pull", ID: "p1"},
+		})
 	}
 	return s
 }

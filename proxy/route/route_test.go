@@ -190,7 +190,8 @@ func TestNormalise(t *testing.T) {
 			t.Errorf("%s: %q %v, want %q", raw, got, ok, want)
 		}
 	}
-	for _, raw := range []string{"", "a", "*", "/..", "/a/../..", "/%", "/%2", "/%zz", "/a%00b", "/%2e%2e",
+	for _, raw := range []string{
+		"", "a", "*", "/..", "/a/../..", "/%", "/%2", "/%zz", "/a%00b", "/%2e%2e",
 		// Dot segments that only some backends see.
 		"/..%2f..%2fadmin", "/open/..%2Fadmin", "/open%2f..%2fadmin", "/open%2f..", "/open/..;/admin", "/open/..;x=1/admin", "/open/.;/admin",
 		"/open/%2e%2e;/admin", "/open/..%3b/admin", "/open/..\\admin", "/open\\..\\admin", "/open\\..", "/open%5c..%5Cadmin", "/open%5c..;%2fadmin",

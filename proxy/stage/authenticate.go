@@ -254,10 +254,10 @@ func (s *authenticate) collect(x *pipeline.Exchange) (have kinds, refusal *pipel
 			}
 		}
 	}
-	switch {
-	case o.Scheme == pipeline.BearerScheme:
+	switch o.Scheme {
+	case pipeline.BearerScheme:
 		have |= bearer
-	case o.Scheme == pipeline.BasicScheme:
+	case pipeline.BasicScheme:
 		have |= basic
 	}
 	if o.Key != "" {

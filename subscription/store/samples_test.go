@@ -38,8 +38,10 @@ func sampleWorld(t testing.TB) world {
 	}
 	readSample(t, "apis.json", &apis)
 	for _, a := range apis.List {
-		w.apis = append(w.apis, subscription.API{ID: a.APIID, UUID: a.UUID, Name: a.Name, Version: a.Version, Context: a.Context,
-			Provider: a.Provider, Type: a.APIType, Status: a.Status, Policy: a.Policy, Tenant: a.Organization})
+		w.apis = append(w.apis, subscription.API{
+			ID: a.APIID, UUID: a.UUID, Name: a.Name, Version: a.Version, Context: a.Context,
+			Provider: a.Provider, Type: a.APIType, Status: a.Status, Policy: a.Policy, Tenant: a.Organization,
+		})
 	}
 	var apps struct {
 		List []struct {
@@ -49,8 +51,10 @@ func sampleWorld(t testing.TB) world {
 	}
 	readSample(t, "applications.json", &apps)
 	for _, a := range apps.List {
-		w.applications = append(w.applications, subscription.Application{ID: a.ID, UUID: a.UUID, Name: a.Name, Owner: a.SubName,
-			Policy: a.Policy, Tenant: a.Organization})
+		w.applications = append(w.applications, subscription.Application{
+			ID: a.ID, UUID: a.UUID, Name: a.Name, Owner: a.SubName,
+			Policy: a.Policy, Tenant: a.Organization,
+		})
 	}
 	var keys struct {
 		List []struct {
@@ -60,8 +64,10 @@ func sampleWorld(t testing.TB) world {
 	}
 	readSample(t, "application-key-mappings.json", &keys)
 	for _, k := range keys.List {
-		w.mappings = append(w.mappings, subscription.KeyMapping{ConsumerKey: k.ConsumerKey, KeyManager: k.KeyManager,
-			KeyType: subscription.KeyType(k.KeyType), ApplicationID: k.ApplicationID, ApplicationUUID: k.ApplicationUUID})
+		w.mappings = append(w.mappings, subscription.KeyMapping{
+			ConsumerKey: k.ConsumerKey, KeyManager: k.KeyManager,
+			KeyType: subscription.KeyType(k.KeyType), ApplicationID: k.ApplicationID, ApplicationUUID: k.ApplicationUUID,
+		})
 	}
 	var subs struct {
 		List []struct {
@@ -71,9 +77,11 @@ func sampleWorld(t testing.TB) world {
 	}
 	readSample(t, "subscriptions.json", &subs)
 	for _, s := range subs.List {
-		w.subscriptions = append(w.subscriptions, subscription.Subscription{ID: s.SubscriptionID, UUID: s.SubscriptionUUID,
+		w.subscriptions = append(w.subscriptions, subscription.Subscription{
+			ID: s.SubscriptionID, UUID: s.SubscriptionUUID,
 			APIID: s.APIID, APIUUID: s.APIUUID, ApplicationID: s.AppID, ApplicationUUID: s.ApplicationUUID,
-			Policy: s.PolicyID, State: subscription.State(s.SubscriptionState)})
+			Policy: s.PolicyID, State: subscription.State(s.SubscriptionState),
+		})
 	}
 	return w
 }

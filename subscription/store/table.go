@@ -226,7 +226,7 @@ func (l *loader[R]) own(s *string) {
 	}
 	at := len(l.text)
 	l.text = append(l.text, *s...)
-	*s = unsafe.String(&l.text[at], n)
+	*s = unsafe.String(&l.text[at], n) //nolint:gosec // these bytes are never written again
 }
 
 func (l *loader[R]) keep(row R) *R {

@@ -107,12 +107,11 @@ func refusal(err error) error {
 	if !ok || !e.Server {
 		return err
 	}
-	var during *handshakeError
 	switch e.Code {
 	case amqp091.AccessRefused:
 		return supervisor.Refused(err)
 	case amqp091.NotAllowed, amqp091.NotFound, amqp091.InvalidPath:
-		if errors.As(err, &during) {
+		if _, ok := errors.AsType[*handshakeError](err); ok {
 			return supervisor.Refused(err)
 		}
 	}

@@ -225,13 +225,13 @@ func parseAMQP(tls bool, rest string, d Defaults) (Set, error) {
 			}
 			for _, i := range innerOptions {
 				if strings.EqualFold(i.name, "cyclecount") {
-					if set.CycleCount, err = number("cyclecount", i.value, 0, 1<<30); err != nil {
+					if set.CycleCount, err = number("cyclecount", i.value, 1<<30); err != nil {
 						return Set{}, err
 					}
 				}
 			}
 		case "cyclecount":
-			if set.CycleCount, err = number("cyclecount", o.value, 0, 1<<30); err != nil {
+			if set.CycleCount, err = number("cyclecount", o.value, 1<<30); err != nil {
 				return Set{}, err
 			}
 		default:
@@ -357,7 +357,7 @@ func (s *Set) addList(list string, template Broker) error {
 // parseNATS reads what follows nats:// or tls://. Entries after a comma may leave the scheme out.
 func parseNATS(scheme, rest string, d Defaults) (Set, error) {
 	set := Set{}
-	for _, entry := range strings.Split(rest, ",") {
+	for entry := range strings.SplitSeq(rest, ",") {
 		entry = strings.TrimSpace(entry)
 		b := Broker{Protocol: NATS, TLS: scheme == "tls", Username: d.Username, Password: d.Password, Retries: -1}
 		if s, after, ok := strings.Cut(entry, "://"); ok {
@@ -460,11 +460,11 @@ func clip(s string) string {
 func (b *Broker) set(o option) (warning string, err error) {
 	switch strings.ToLower(o.name) {
 	case "retries":
-		b.Retries, err = number(o.name, o.value, 0, 1<<30)
+		b.Retries, err = number(o.name, o.value, 1<<30)
 	case "connectdelay":
 		// Andes reads milliseconds, the Go adapters seconds; nobody means a delay of less than a second in the one
 		// form or of a quarter of an hour in the other.
-		n, err := number(o.name, o.value, 0, 24*60*60*1000)
+		n, err := number(o.name, o.value, 24*60*60*1000)
 		if err != nil {
 			return "", err
 		}
@@ -474,19 +474,19 @@ func (b *Broker) set(o option) (warning string, err error) {
 			b.ConnectDelay = time.Duration(n) * time.Millisecond
 		}
 	case "connecttimeout":
-		n, err := number(o.name, o.value, 0, 24*60*60*1000)
+		n, err := number(o.name, o.value, 24*60*60*1000)
 		if err != nil {
 			return "", err
 		}
 		b.ConnectTimeout = time.Duration(n) * time.Millisecond
 	case "heartbeat":
-		n, err := number(o.name, o.value, 0, 65535)
+		n, err := number(o.name, o.value, 65535)
 		if err != nil {
 			return "", err
 		}
 		b.Heartbeat = time.Duration(n) * time.Second
 	case "idle_timeout":
-		n, err := number(o.name, o.value, 0, 65535*1000)
+		n, err := number(o.name, o.value, 65535*1000)
 		if err != nil {
 			return "", err
 		}
@@ -512,10 +512,10 @@ func (b *Broker) set(o option) (warning string, err error) {
 	return "", err
 }
 
-func number(name, value string, least, most int) (int, error) {
+func number(name, value string, most int) (int, error) {
 	n, err := strconv.Atoi(strings.TrimSpace(value))
-	if err != nil || n < least || n > most {
-		return 0, fmt.Errorf("option %s of the broker URL is %q; a whole number from %d to %d is wanted", name, clip(value), least, most)
+	if err != nil || n < 0 || n > most {
+		return 0, fmt.Errorf("option %s of the broker URL is %q; a whole number from 0 to %d is wanted", name, clip(value), most)
 	}
 	return n, nil
 }

@@ -29,38 +29,63 @@ func TestParse(t *testing.T) {
 		name, text string
 		want       Set
 	}{
-		{"JMS URL of the Microgateway", "amqp://admin:admin@carbon/carbon?brokerlist='tcp://localhost:5672'",
-			Set{ClientID: "carbon", Brokers: []Broker{none("localhost:5672", "carbon", "admin", "admin")}}},
-		{"nested quotes", "amqp://admin:admin@clientid/carbon?brokerlist='tcp://h1:5672?retries='5'&connectdelay='50''",
+		{
+			"JMS URL of the Microgateway", "amqp://admin:admin@carbon/carbon?brokerlist='tcp://localhost:5672'",
+			Set{ClientID: "carbon", Brokers: []Broker{none("localhost:5672", "carbon", "admin", "admin")}},
+		},
+		{
+			"nested quotes", "amqp://admin:admin@clientid/carbon?brokerlist='tcp://h1:5672?retries='5'&connectdelay='50''",
 			Set{ClientID: "clientid", Brokers: []Broker{with(none("h1:5672", "carbon", "admin", "admin"), func(b *Broker) {
 				b.Retries, b.ConnectDelay = 5, 50*time.Second
-			})}}},
-		{"several brokers, failover after", "amqp://a:b@c_1/carbon?brokerlist='tcp://h1:5672?retries='5'&heartbeat='7';tcp://h2;ssl://h3:8672'&failover='roundrobin'&cyclecount='2'",
+			})}},
+		},
+		{
+			"several brokers, failover after", "amqp://a:b@c_1/carbon?brokerlist='tcp://h1:5672?retries='5'&heartbeat='7';tcp://h2;ssl://h3:8672'&failover='roundrobin'&cyclecount='2'",
 			Set{ClientID: "c_1", Failover: "roundrobin", CycleCount: 2, Brokers: []Broker{
 				with(none("h1:5672", "carbon", "a", "b"), func(b *Broker) { b.Retries, b.Heartbeat = 5, 7*time.Second }),
 				none("h2:5672", "carbon", "a", "b"),
 				with(none("h3:8672", "carbon", "a", "b"), func(b *Broker) { b.TLS = true }),
-			}}},
-		{"failover before, with its own option, separators of a JNDI file", "amqp://a:b@c/carbon?failover='roundrobin?cyclecount='3''%26brokerlist='tcp://h1:5672;tcp://h2:5673'",
+			}},
+		},
+		{
+			"failover before, with its own option, separators of a JNDI file", "amqp://a:b@c/carbon?failover='roundrobin?cyclecount='3''%26brokerlist='tcp://h1:5672;tcp://h2:5673'",
 			Set{ClientID: "c", Failover: "roundrobin", CycleCount: 3, Brokers: []Broker{
-				none("h1:5672", "carbon", "a", "b"), none("h2:5673", "carbon", "a", "b")}}},
-		{"empty client id, no transport, comma between options", "amqp://a:b@/carbon?brokerlist='h1',failover='roundrobin'",
-			Set{Failover: "roundrobin", Brokers: []Broker{none("h1:5672", "carbon", "a", "b")}}},
-		{"adapter URL", "amqp://admin:pw@apim:5672?retries='10'&connectdelay='30'",
-			Set{Brokers: []Broker{with(none("apim:5672", "/", "admin", "pw"), func(b *Broker) { b.Retries, b.ConnectDelay = 10, 30*time.Second })}}},
-		{"connectdelay of a thousand and more is milliseconds", "amqp://admin:pw@apim:5672?connectdelay='30000'",
-			Set{Brokers: []Broker{with(none("apim:5672", "/", "admin", "pw"), func(b *Broker) { b.ConnectDelay = 30 * time.Second })}}},
-		{"options without quotes", "amqp://admin:pw@apim:5672/carbon?retries=5&connecttimeout=2000",
-			Set{Brokers: []Broker{with(none("apim:5672", "carbon", "admin", "pw"), func(b *Broker) { b.Retries, b.ConnectTimeout = 5, 2*time.Second })}}},
-		{"no port and a path", "amqp://admin:pw@rabbit.example.com/carbon",
-			Set{Brokers: []Broker{none("rabbit.example.com:5672", "carbon", "admin", "pw")}}},
-		{"virtual host with its slash", "amqp://admin:pw@rabbit:5672/%2Fcarbon",
-			Set{Brokers: []Broker{none("rabbit:5672", "/carbon", "admin", "pw")}}},
+				none("h1:5672", "carbon", "a", "b"), none("h2:5673", "carbon", "a", "b"),
+			}},
+		},
+		{
+			"empty client id, no transport, comma between options", "amqp://a:b@/carbon?brokerlist='h1',failover='roundrobin'",
+			Set{Failover: "roundrobin", Brokers: []Broker{none("h1:5672", "carbon", "a", "b")}},
+		},
+		{
+			"adapter URL", "amqp://admin:pw@apim:5672?retries='10'&connectdelay='30'",
+			Set{Brokers: []Broker{with(none("apim:5672", "/", "admin", "pw"), func(b *Broker) { b.Retries, b.ConnectDelay = 10, 30*time.Second })}},
+		},
+		{
+			"connectdelay of a thousand and more is milliseconds", "amqp://admin:pw@apim:5672?connectdelay='30000'",
+			Set{Brokers: []Broker{with(none("apim:5672", "/", "admin", "pw"), func(b *Broker) { b.ConnectDelay = 30 * time.Second })}},
+		},
+		{
+			"options without quotes", "amqp://admin:pw@apim:5672/carbon?retries=5&connecttimeout=2000",
+			Set{Brokers: []Broker{with(none("apim:5672", "carbon", "admin", "pw"), func(b *Broker) { b.Retries, b.ConnectTimeout = 5, 2*time.Second })}},
+		},
+		{
+			"no port and a path", "amqp://admin:pw@rabbit.example.com/carbon",
+			Set{Brokers: []Broker{none("rabbit.example.com:5672", "carbon", "admin", "pw")}},
+		},
+		{
+			"virtual host with its slash", "amqp://admin:pw@rabbit:5672/%2Fcarbon",
+			Set{Brokers: []Broker{none("rabbit:5672", "/carbon", "admin", "pw")}},
+		},
 		{"path of a slash alone", "amqp://admin:pw@rabbit:5672/", Set{Brokers: []Broker{none("rabbit:5672", "/", "admin", "pw")}}},
-		{"amqps", "amqps://admin:pw@rabbit/carbon",
-			Set{Brokers: []Broker{with(none("rabbit:5671", "carbon", "admin", "pw"), func(b *Broker) { b.TLS = true })}}},
-		{"ssl option of the API Manager", "amqp://admin:pw@c/carbon?brokerlist='tcp://apim?ssl='true'&ssl_verify_hostname='false''",
-			Set{ClientID: "c", Brokers: []Broker{with(none("apim:8672", "carbon", "admin", "pw"), func(b *Broker) { b.TLS, b.SkipVerifyHostname = true, true })}}},
+		{
+			"amqps", "amqps://admin:pw@rabbit/carbon",
+			Set{Brokers: []Broker{with(none("rabbit:5671", "carbon", "admin", "pw"), func(b *Broker) { b.TLS = true })}},
+		},
+		{
+			"ssl option of the API Manager", "amqp://admin:pw@c/carbon?brokerlist='tcp://apim?ssl='true'&ssl_verify_hostname='false''",
+			Set{ClientID: "c", Brokers: []Broker{with(none("apim:8672", "carbon", "admin", "pw"), func(b *Broker) { b.TLS, b.SkipVerifyHostname = true, true })}},
+		},
 		{"bare host of deployment.toml", "tcp://apim.example.com:5672", Set{Brokers: []Broker{none("apim.example.com:5672", "carbon", "gw", "pw")}}},
 		{"bare host with TLS", "ssl://apim.example.com", Set{Brokers: []Broker{with(none("apim.example.com:8672", "carbon", "gw", "pw"), func(b *Broker) { b.TLS = true })}}},
 		{"host and port alone", "apim:5673", Set{Brokers: []Broker{none("apim:5673", "carbon", "gw", "pw")}}},
@@ -77,14 +102,16 @@ func TestParse(t *testing.T) {
 		{"several NATS servers", "tls://n1,n2:4333,nats://n3", Set{Brokers: []Broker{
 			{Protocol: NATS, Address: "n1:4222", TLS: true, Username: "gw", Password: "pw", Retries: -1},
 			{Protocol: NATS, Address: "n2:4333", TLS: true, Username: "gw", Password: "pw", Retries: -1},
-			{Protocol: NATS, Address: "n3:4222", Username: "gw", Password: "pw", Retries: -1}}}},
+			{Protocol: NATS, Address: "n3:4222", Username: "gw", Password: "pw", Retries: -1},
+		}}},
 		{"options of Java alone are told", "amqp://a:b@c/carbon?brokerlist='tcp://h?trust_store='x.jks''&maxprefetch='0'&colour='red'", Set{
 			ClientID: "c", Brokers: []Broker{none("h:5672", "carbon", "a", "b")},
 			Warnings: []string{
 				"option maxprefetch of the broker URL has no effect here",
 				`option "colour" of the broker URL is not known and has no effect`,
 				"option trust_store of the broker URL has no effect: Java key stores cannot be read; name PEM files by ca_file",
-			}}},
+			},
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := Parse(c.text, defaults)

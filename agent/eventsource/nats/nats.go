@@ -295,7 +295,7 @@ func readStream(ctx context.Context, conn *natsgo.Conn, subject, topic string, l
 		}
 		got := uint64(0)
 		for m := range batch.Messages() {
-			link.Deliver(messageOf(topic, natsgo.Header(m.Headers()), m.Data()))
+			link.Deliver(messageOf(topic, m.Headers(), m.Data()))
 			got++
 		}
 		if err := batch.Error(); err != nil {

@@ -190,7 +190,8 @@ func TestRefusals(t *testing.T) {
 		o.Users = []*server.User{
 			{Username: "gateway", Password: "right"},
 			{Username: "narrow", Password: "right", Permissions: &server.Permissions{
-				Subscribe: &server.SubjectPermission{Allow: []string{"gatehouse.event.notification"}}}},
+				Subscribe: &server.SubjectPermission{Allow: []string{"gatehouse.event.notification"}},
+			}},
 		}
 	})
 	for name, credentials := range map[string]string{
@@ -357,8 +358,10 @@ func TestKeptDecisionsComeBeforeLiveOnes(t *testing.T) {
 	const keys = 1500 // more than one fetch
 	for round := range 2 {
 		for key := range keys {
-			m := &natsgo.Msg{Subject: fmt.Sprintf("gatehouse.decision.%016x", key), Data: fmt.Appendf(nil, "key %d round %d", key, round),
-				Header: natsgo.Header{"Content-Type": {"text/plain"}}}
+			m := &natsgo.Msg{
+				Subject: fmt.Sprintf("gatehouse.decision.%016x", key), Data: fmt.Appendf(nil, "key %d round %d", key, round),
+				Header: natsgo.Header{"Content-Type": {"text/plain"}},
+			}
 			if _, err := js.PublishMsgAsync(m); err != nil {
 				t.Fatal(err)
 			}

@@ -4,6 +4,7 @@ package backend
 import (
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -48,9 +49,7 @@ func (b *Backend) ByPath() map[string]int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	m := make(map[string]int, len(b.byPath))
-	for k, v := range b.byPath {
-		m[k] = v
-	}
+	maps.Copy(m, b.byPath)
 	return m
 }
 

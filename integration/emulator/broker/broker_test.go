@@ -114,7 +114,10 @@ func TestMapsAreTheBytesOfTheRealEncoder(t *testing.T) {
 // TestTextIsWhatTheManagerSends compares with the samples, byte for byte: no blanks, the order of the stream.
 func TestTextIsWhatTheManagerSends(t *testing.T) {
 	p := Payload{
-		{"id", int32(4)}, {"blockingCondition", "IP"}, {"conditionValue", `{"fixedIp":"192.168.1.10","invert":false}`}, {"state", "true"},
+		{"id", int32(4)},
+		{"blockingCondition", "IP"},
+		{"conditionValue", `{"fixedIp":"192.168.1.10","invert":false}`},
+		{"state", "true"},
 		{"tenantDomain", "carbon.super"},
 	}
 	b, err := os.ReadFile("../testdata/events/throttleData-block-ip-on.json")

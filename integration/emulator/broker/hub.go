@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"sync"
@@ -137,11 +138,9 @@ func Open(ctx context.Context, o Options) (*Hub, error) {
 	h.conn = conn
 	run, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
-	h.done.Add(1)
-	go func() {
-		defer h.done.Done()
+	h.done.Go(func() {
 		h.run(run)
-	}()
+	})
 	return h, nil
 }
 
@@ -267,9 +266,7 @@ func (h *Hub) Stats() Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := Stats{Published: map[string]int{}, Lost: h.lost, Dropped: h.dropped, Connected: h.conn != nil}
-	for k, v := range h.published {
-		s.Published[k] = v
-	}
+	maps.Copy(s.Published, h.published)
 	return s
 }
 

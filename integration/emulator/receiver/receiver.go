@@ -147,9 +147,7 @@ func (r *Receiver) Close() {
 }
 
 func (r *Receiver) accept(l net.Listener) {
-	r.done.Add(1)
-	go func() {
-		defer r.done.Done()
+	r.done.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
@@ -179,7 +177,7 @@ func (r *Receiver) accept(l net.Listener) {
 				r.serve(c)
 			}()
 		}
-	}()
+	})
 }
 
 func (r *Receiver) serve(c net.Conn) {
