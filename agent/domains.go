@@ -15,6 +15,7 @@ import (
 	natssink "gatehouse/agent/eventsink/nats"
 	"gatehouse/agent/eventsource/brokerurl"
 	"gatehouse/keymanager"
+	"gatehouse/keymanager/claims"
 	"gatehouse/keymanager/introspection"
 	"gatehouse/keymanager/registry"
 	"gatehouse/keymanager/revocation"
@@ -180,8 +181,15 @@ func issuerOf(i config.JWTIssuer, at string) (keymanager.KeyManager, error) {
 		FromConfiguration: true,
 		Origin:            keymanager.Origin{Kind: "config", ID: "apim.jwt.issuer"},
 	}
-	for _, m := range i.ClaimMapping {
-		km.ClaimMappings = append(km.ClaimMappings, keymanager.ClaimMapping{Remote: m.RemoteClaim, Local: m.LocalClaim})
+	for k, m := range i.ClaimMapping {
+		mapping := keymanager.ClaimMapping{Remote: m.RemoteClaim, Local: m.LocalClaim, Function: m.Function}
+		if fault := claims.CheckMapping(mapping); fault != nil {
+			return km, &keyError{fmt.Sprintf("%s.claim_mapping[%d].%s", at, k, fault.Member), fmt.Errorf("%s; %s", fault.Problem, fault.Fix)}
+		}
+		km.ClaimMappings = append(km.ClaimMappings, mapping)
+	}
+	if !i.DisableDefaultClaimMapping {
+		km.ClaimMappings = claims.WithDefaults(km.ClaimMappings)
 	}
 	if i.CertificateFile != "" {
 		text, err := os.ReadFile(string(i.CertificateFile))

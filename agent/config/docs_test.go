@@ -102,6 +102,8 @@ func takesCell(f *field) string {
 		what = "origin"
 	case "host":
 		what = "host"
+	case "function":
+		what = "function"
 	}
 	if f.unit != 0 {
 		what += ", or a number of " + unitName(f.unit)

@@ -48,6 +48,10 @@ func checkForm(f *field, text string) *problem {
 		if text == "" || strings.ContainsAny(text, " .*>/\\\t\r\n") {
 			return &problem{"not a name that JetStream allows for a stream", `write letters, digits, "-" and "_" only, such as "GATEHOUSE"`}
 		}
+	case "function":
+		if text != "" && !claimFunction.MatchString(text) {
+			return &problem{"not a function of a claim's value", `write "lower", "upper", "split(x)", "join(x)", "prefix(x)" or "regex(from,to)"`}
+		}
 	case "broker":
 		return checkBroker(text)
 	case "receiver":
@@ -58,6 +62,10 @@ func checkForm(f *field, text string) *problem {
 	}
 	return nil
 }
+
+// claimFunction is the shape of a function. Whether an expression can be read is the business of keymanager/claims, whose
+// errors the composition root reports at the same place.
+var claimFunction = regexp.MustCompile(`^(?s:lower|upper|(?:split|prefix)\(.+\)|join\(.*\)|regex\(.+,.*\))$`)
 
 func checkListen(text string) *problem {
 	if text == "" {

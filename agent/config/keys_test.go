@@ -144,6 +144,8 @@ func outOfRange(f *field, element func(string) string) []string {
 		values = append(values, `"shop.example.com"`, `"https://shop.example.com/path"`)
 	case f.form == "urlpath":
 		values = append(values, `"internal/data"`)
+	case f.form == "function":
+		values = append(values, `"trim"`, `"split()"`, `"lower(x)"`, `"prefix(x"`, `"regex(x)"`)
 	case f.form == "stream":
 		values = append(values, `"A.B"`, `""`)
 	}

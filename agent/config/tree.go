@@ -18,8 +18,9 @@ import (
 //	header             the name of an HTTP header
 //	method             a method of HTTP, or "*"
 //	word               not empty, without blanks
-//	host, origin, urlpath, stream
-//	                   the name of a machine, an origin of CORS, the path of a URL, the name of a JetStream stream
+//	host, origin, urlpath, stream, function
+//	                   the name of a machine, an origin of CORS, the path of a URL, the name of a JetStream stream, a function
+//	                   of a claim's value
 //	file, dir          must exist when it is written
 //	newdir             a folder that is made when it is missing
 //	wso2               taken from deployment.toml: numbers and true/false may stand in quotes, lists in one string
@@ -276,7 +277,7 @@ type JWTIssuer struct {
 	ConsumerKeyClaim           string         `toml:"consumer_key_claim" rule:"wso2,reload"` // empty: consumerKey, then azp
 	ScopesClaim                string         `toml:"scopes_claim" rule:"wso2,reload"`
 	ClaimMapping               []ClaimMapping `toml:"claim_mapping"`
-	DisableDefaultClaimMapping bool           `toml:"disable_default_claim_mapping" rule:"wso2,later,reload"`
+	DisableDefaultClaimMapping bool           `toml:"disable_default_claim_mapping" rule:"wso2,reload"`
 	// ValidateSubscriptions after Load is what is in force: written, or that of the gateway.
 	ValidateSubscriptions bool     `toml:"validate_subscriptions" rule:"reload"`
 	RequireExp            bool     `toml:"require_exp" rule:"reload"`
@@ -309,6 +310,8 @@ type JWKS struct {
 type ClaimMapping struct {
 	RemoteClaim string `toml:"remote_claim" rule:"required,word,wso2,reload"`
 	LocalClaim  string `toml:"local_claim" rule:"required,word,wso2,reload"`
+	// Function changes the value; empty leaves it. What stands in its parentheses is judged by keymanager/claims.
+	Function string `toml:"function" rule:"function,reload"`
 }
 
 // OAuth is the header that carries the access token.

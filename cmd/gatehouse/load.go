@@ -1,22 +1,26 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
 
 	"gatehouse/agent/config"
 	"gatehouse/agent/eventsource/brokerurl"
+	"gatehouse/keymanager"
+	"gatehouse/keymanager/claims"
 	"gatehouse/throttle/databridge"
 )
 
-// loadConfig reads a configuration, and has its URLs parsed by those who will dial them, so that a fault of their grammar
-// is told with its place before anything is started. The error is that of config.Load.
+// loadConfig reads a configuration, and has its URLs and claim mappings parsed by those who will use them, so that a fault of
+// their grammar is told with its place before anything is started. The error is that of config.Load.
 func loadConfig(path string) (*config.Config, *config.Source, error) {
 	cfg, source, err := config.Load(path, os.LookupEnv)
 	if err != nil {
 		return nil, source, err
 	}
-	if faults := urlFaults(cfg, source); len(faults) > 0 {
+	if faults := append(urlFaults(cfg, source), mappingFaults(cfg, source)...); len(faults) > 0 {
 		return nil, source, faults
 	}
 	return cfg, source, nil
@@ -44,6 +48,22 @@ func urlFaults(cfg *config.Config, source *config.Source) config.Faults {
 		}
 		if _, err := databridge.NewGroup(texts(group.TrafficManagerURLs), texts(group.TrafficManagerAuthURLs), group.Type); err != nil {
 			faults = append(faults, source.Fault(fmt.Sprintf("apim.throttling.url_group[%d]", i), err))
+		}
+	}
+	return faults
+}
+
+func mappingFaults(cfg *config.Config, source *config.Source) config.Faults {
+	var faults config.Faults
+	for i, issuer := range cfg.APIM.JWT.Issuers {
+		for k, m := range issuer.ClaimMapping {
+			wrong := claims.CheckMapping(keymanager.ClaimMapping{Remote: m.RemoteClaim, Local: m.LocalClaim, Function: m.Function})
+			if wrong == nil {
+				continue
+			}
+			fault := source.Fault(fmt.Sprintf("apim.jwt.issuer[%d].claim_mapping[%d].%s", i, k, wrong.Member), errors.New(wrong.Problem))
+			fault.Value, fault.Fix = strconv.Quote(wrong.Value), wrong.Fix
+			faults = append(faults, fault)
 		}
 	}
 	return faults
