@@ -307,11 +307,14 @@ func (c *Client) refused(resp *http.Response, body []byte) (Answer, error) {
 		return Answer{}, err
 	}
 	m, _ := jwt.DecodeObject(body)
-	switch code, _ := m["error"].(string); code {
+	code, _ := m["error"].(string)
+	switch code {
 	case "invalid_client", "unauthorized_client":
 		return Answer{}, fmt.Errorf("%w: it does not accept the gateway's own credentials (%s)", err, c.opts.Endpoint.Auth)
 	case "invalid_token", "unsupported_token_type":
 		return Answer{}, nil
+	case "invalid_request", "invalid_client_metadata", "unsupported_response_type", "access_denied", "server_error":
+		err = fmt.Errorf("%w: %s", err, code) // these texts alone: another may be the token
 	}
 	return Answer{}, &aboutToken{err}
 }

@@ -298,7 +298,9 @@ func TestStatusesThatAreNoAnswer(t *testing.T) {
 		{"too many", 429, ``, true, false, "429"},
 		{"no such path", 404, ``, true, false, "404"},
 		{"created", 201, `{"active":true}`, true, false, "201"},
-		{"the token's form is not liked", 400, `{"error":"invalid_request"}`, false, false, "400"},
+		{"the token's form is not liked", 400, `{"error":"invalid_request"}`, false, false, "400 Bad Request: invalid_request"},
+		{"our client is registered wrongly", 400, `{"error":"invalid_client_metadata"}`, false, false, "invalid_client_metadata"},
+		{"an error of the server's own making", 400, `{"error":"a-token-perhaps"}`, false, false, "400 Bad Request"},
 		{"the token is not known", 400, `{"error":"invalid_token"}`, false, true, ""},
 		{"bad request with a page", 400, `<html>`, false, false, "400"},
 	} {
@@ -309,6 +311,9 @@ func TestStatusesThatAreNoAnswer(t *testing.T) {
 				a, err := c.Ask(context.Background(), token)
 				if tt.answer != (err == nil) || a.Active || err != nil && !strings.Contains(err.Error(), tt.text) {
 					t.Fatalf("answer %+v, %v", a, err)
+				}
+				if err != nil && strings.Contains(err.Error(), "perhaps") {
+					t.Errorf("the error repeats what the server wrote: %v", err)
 				}
 			}
 			if open := !c.Available(); open != tt.trips {
