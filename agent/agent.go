@@ -20,6 +20,7 @@ import (
 	"gatehouse/agent/sync"
 	"gatehouse/agent/telemetry"
 	"gatehouse/keymanager/backendjwt"
+	"gatehouse/keymanager/basic"
 	"gatehouse/proxy"
 )
 
@@ -54,12 +55,16 @@ type Agent struct {
 
 	hub, trafficManagers *peers
 
-	domains domains
-	proxy   *proxy.Proxy
-	engine  *sync.Engine
-	folder  *artifact.Folder // nil: no folder of definitions
-	admin   *admin.Server
-	feed    admin.Feed
+	domains      domains
+	apiKeys      *apiKeys
+	users        *basic.Users
+	certificates *clientCertificates
+
+	proxy  *proxy.Proxy
+	engine *sync.Engine
+	folder *artifact.Folder // nil: no folder of definitions
+	admin  *admin.Server
+	feed   admin.Feed
 
 	backendJWT *backendjwt.Generator // nil: backends get none
 
@@ -84,7 +89,7 @@ func New(opts Options) (_ *Agent, err error) {
 			a.Close()
 		}
 	}()
-	for _, step := range []func() error{a.buildPeers, a.buildDomains, a.buildEngine, a.buildBackendJWT, a.buildProxy, a.buildAdmin, a.buildWatcher} {
+	for _, step := range []func() error{a.buildPeers, a.buildDomains, a.buildAPIKeys, a.buildUsers, a.buildCertificates, a.buildEngine, a.buildBackendJWT, a.buildProxy, a.buildAdmin, a.buildWatcher} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -121,6 +126,9 @@ func (a *Agent) Close() {
 	if a.domains.keyManagers != nil {
 		a.domains.keyManagers.Close()
 	}
+	if a.apiKeys != nil {
+		a.apiKeys.Close()
+	}
 }
 
 // Run serves until ctx is done, then stops in order: not ready any more, a moment for load balancers to notice, no new
@@ -140,6 +148,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.engine.Run(keepInStep) })
 	group.Go(func() error { return expected(a.domains.keyManagers.Run(keepInStep)) })
 	group.Go(func() error { return a.sweep(keepInStep) })
+	group.Go(func() error { return a.sweepAPIKeys(keepInStep) })
 	group.Go(func() error { return a.forwardChanges(keepInStep) })
 	group.Go(func() error { return a.watchHealth(show) })
 	if a.folder != nil {

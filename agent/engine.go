@@ -155,6 +155,7 @@ func (a *Agent) syncDomains() sync.Domains {
 // setAPIs makes the definitions the ones that are served, and logs what of them has no effect here: once for each API,
 // until it changes. The engine calls it from one goroutine.
 func (a *Agent) setAPIs(defs []*definition.API) (refused map[string]error) {
+	a.setDefinitions(defs) // before the routes: none stands open, or shut, for a moment
 	refused = a.proxy.SetAPIs(defs)
 	log := a.part("apis")
 	notes := make(map[string]string, len(a.notes))
@@ -177,6 +178,7 @@ func (a *Agent) setAPIs(defs []*definition.API) (refused map[string]error) {
 func (a *Agent) invalidate(c event.CacheInvalidation) {
 	if strings.EqualFold(c.Kind, "gatewayKeyCache") {
 		a.domains.keyManagers.Forget(c.Keys)
+		a.apiKeys.Forget(c.Keys)
 	}
 }
 

@@ -59,6 +59,7 @@ func (a *Agent) buildProxy() error {
 		opts.Domains.Stale = a.staleNow
 	}
 	a.proxyBackendJWT(&opts)
+	a.proxyCredentials(&opts)
 	for _, p := range cfg.Listener.TrustedProxies {
 		opts.TrustedProxies = append(opts.TrustedProxies, p.String())
 	}

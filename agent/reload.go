@@ -57,6 +57,10 @@ func (a *Agent) reloaded(r config.Reloaded) {
 			stays(log, r, err, "the issuers of the configuration stay as they were")
 		}
 	}
+	// Which keys and users are judged by may follow from other sections too; what did not change costs nothing.
+	a.reloadAPIKeys(r)
+	a.reloadUsers(r)
+	a.reloadCertificates(r)
 	if len(r.Files) > 0 || changed("upstream") {
 		if err := a.proxy.SetUpstream(upstreamDefaults(r.New)); err != nil {
 			stays(log, r, &keyError{"upstream.tls.ca_file", err}, "the defaults of [upstream] stay as they were")

@@ -38,6 +38,11 @@ func (d *decoder) derive(c *Config) {
 			c.APIM.JWT.Issuers[i].ValidateSubscriptions = c.Gateway.ValidateSubscriptions
 		}
 	}
+	for i := range c.Gateway.APIKeyIssuers {
+		if !set(fmt.Sprintf("gateway.api_key_issuer[%d].validate_allowed_apis", i)) {
+			c.Gateway.APIKeyIssuers[i].ValidateAllowedAPIs = !c.Gateway.ValidateSubscriptions
+		}
+	}
 	if !set("gateway.gateway_labels") {
 		c.Gateway.GatewayLabels = slices.Clone(c.APIM.SyncArtifacts.Gateway.GatewayLabels)
 	}
@@ -65,6 +70,7 @@ func (d *decoder) check(c *Config) {
 	d.checkBackendJWT(c)
 	d.checkIssuers(c)
 	d.checkGateway(c)
+	d.checkCredentials(c)
 	d.checkUpstream(c)
 	d.checkTrafficManager(c)
 	d.warnSkippedVerification(c)
@@ -422,6 +428,9 @@ func (d *decoder) checkUser(at, name string, hash Secret, seen map[string]bool) 
 		return
 	}
 	known := slices.ContainsFunc(hashForms, func(form string) bool { return strings.HasPrefix(text, form) })
+	if inner, ok := strings.CutPrefix(text, "{"); ok {
+		text = strings.TrimSuffix(inner, "}") // as Microgateway may have it
+	}
 	isSHA1 := len(text) == 40 && strings.Trim(strings.ToLower(text), "0123456789abcdef") == ""
 	if !known && !isSHA1 {
 		d.report(at+".password_hash", &problem{"not a password hash", "write bcrypt ($2b$…), argon2id ($argon2id$…), or Microgateway's @sha256:{hex}, @sha512:{hex}"})
@@ -468,6 +477,9 @@ func (d *decoder) warnSkippedVerification(c *Config) {
 	}
 	for i, issuer := range c.APIM.JWT.Issuers {
 		skipped[fmt.Sprintf("apim.jwt.issuer[%d].jwks.skip_ssl_verification", i)] = issuer.JWKS.SkipSSLVerification
+	}
+	for i, issuer := range c.Gateway.APIKeyIssuers {
+		skipped[fmt.Sprintf("gateway.api_key_issuer[%d].skip_ssl_verification", i)] = issuer.SkipSSLVerification
 	}
 	for key, skip := range skipped {
 		if skip {

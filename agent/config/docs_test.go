@@ -22,6 +22,7 @@ var toldDefaults = map[string]string{
 	"gateway.gateway_labels":                             "the environment",
 	"gateway.validate_subscriptions":                     "`true` with an API Manager",
 	"gateway.introspection.stale_ttl":                    "`\"0s\"`",
+	"gateway.api_key_issuer[].validate_allowed_apis":     "`true` where subscriptions are not validated",
 	"apim.event_hub.enable":                              "`true` with `service_url`",
 	"apim.event_hub.service_url":                         "–",
 	"apim.event_hub.username":                            "that of `[apim.throttling]`",

@@ -92,7 +92,7 @@ type Gateway struct {
 	DrainDelay          Duration `toml:"drain_delay" rule:"min=0s,max=10m"`
 	// ValidateSubscriptions after Load is what is in force: written, or whether an API Manager is configured.
 	ValidateSubscriptions bool           `toml:"validate_subscriptions"`
-	ScopesForAPIKeys      bool           `toml:"scopes_for_api_keys" rule:"later"`
+	ScopesForAPIKeys      bool           `toml:"scopes_for_api_keys"`
 	TraceRingAdmitted     int            `toml:"trace_ring_admitted" rule:"min=0,max=1000000"`
 	TraceRingRefused      int            `toml:"trace_ring_refused" rule:"min=0,max=1000000"`
 	RequestValidation     string         `toml:"request_validation" rule:"enum=off|log|enforce,later=off"`
@@ -101,6 +101,7 @@ type Gateway struct {
 	OnStale               GatewayOnStale `toml:"on_stale"`
 	Introspection         Introspection  `toml:"introspection"`
 	Users                 []GatewayUser  `toml:"user"`
+	APIKeyIssuers         []APIKeyIssuer `toml:"api_key_issuer"`
 }
 
 // GatewayCompat brings answers of Microgateway 3.2 back that were changed on purpose.
@@ -127,9 +128,24 @@ type Introspection struct {
 
 // GatewayUser is a user of basic authentication.
 type GatewayUser struct {
-	Name         string   `toml:"name" rule:"required,word,later"`
-	PasswordHash Secret   `toml:"password_hash" rule:"required,later"`
-	Scopes       []string `toml:"scopes" rule:"later"`
+	Name         string   `toml:"name" rule:"required,word,reload"`
+	PasswordHash Secret   `toml:"password_hash" rule:"required,reload"`
+	Scopes       []string `toml:"scopes" rule:"reload"`
+}
+
+// APIKeyIssuer signs API keys, or the internal keys of the test console.
+type APIKeyIssuer struct {
+	// Name is the value of the claim iss.
+	Name            string `toml:"name" rule:"required,word,reload"`
+	Kind            string `toml:"kind" rule:"enum=api_key|internal_key,reload"`
+	CertificateFile Path   `toml:"certificate_file" rule:"file,reload"`
+	JWKSURL         URL    `toml:"jwks_url" rule:"scheme=http|https,reload"`
+	// CAFile and SkipSSLVerification are for JWKSURL.
+	CAFile              Path `toml:"ca_file" rule:"file,reload"`
+	SkipSSLVerification bool `toml:"skip_ssl_verification" rule:"reload"`
+	// ValidateAllowedAPIs after Load is what is in force: written, or true where subscriptions are not validated.
+	ValidateAllowedAPIs bool     `toml:"validate_allowed_apis" rule:"reload"`
+	ClockSkew           Duration `toml:"clock_skew" rule:"min=0s,max=300s,reload"`
 }
 
 // Standalone is what is read from disk.
@@ -359,8 +375,19 @@ type APIMgt struct {
 
 // MutualSSL is how client certificates arrive.
 type MutualSSL struct {
-	CertificateHeader      string `toml:"certificate_header" rule:"header,wso2,later"`
-	EnableClientValidation bool   `toml:"enable_client_validation" rule:"wso2,later"`
+	CertificateHeader string `toml:"certificate_header" rule:"header,wso2"`
+	// EnableClientValidation lets whoever Listener.ClientCAFile signed in to APIs that name no certificates of their own.
+	EnableClientValidation bool           `toml:"enable_client_validation" rule:"wso2,reload"`
+	APIs                   []MutualSSLAPI `toml:"api"`
+}
+
+// MutualSSLAPI are client certificates of an API whose definition brings none.
+type MutualSSLAPI struct {
+	Name             string `toml:"name" rule:"required,reload"`
+	Version          string `toml:"version" rule:"required,reload"`
+	CertificateFiles []Path `toml:"certificate_files" rule:"required,file,reload"`
+	// Tier is the business plan of whoever shows one of the certificates; empty: none.
+	Tier string `toml:"tier" rule:"reload"`
 }
 
 // Upstream holds the defaults of calls to backends; an API's definition overrides them per endpoint.
@@ -517,6 +544,8 @@ func defaultElement(zero any) any {
 	switch zero.(type) {
 	case URLGroup:
 		return URLGroup{Type: "failover"}
+	case APIKeyIssuer:
+		return APIKeyIssuer{Kind: "api_key", ValidateAllowedAPIs: true, ClockSkew: 5 * second}
 	case JWTIssuer:
 		return JWTIssuer{ScopesClaim: "scope", ValidateSubscriptions: true, RequireExp: true, ClockSkew: 5 * second, JWKSMaxStale: 24 * hour,
 			JWKS: JWKS{RefreshInterval: hour}}

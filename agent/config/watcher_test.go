@@ -277,7 +277,7 @@ func TestRestartNeeded(t *testing.T) {
 	user := func(names ...string) string {
 		text := ""
 		for _, name := range names {
-			text += "[[gateway.user]]\nname = \"" + name + "\"\npassword_hash = \"$2b$12$x\"\n"
+			text += "[[traffic_manager.user]]\nname = \"" + name + "\"\npassword_hash = \"$2b$12$x\"\n"
 		}
 		return text
 	}
@@ -290,13 +290,14 @@ func TestRestartNeeded(t *testing.T) {
 		{"a default written out", "", "[log]\nlevel = \"info\"", nil, nil},
 		{"log level", "", "[log]\nlevel = \"debug\"", []string{"log.level"}, nil},
 		{"listener", "", "[listener]\nhttp = \":1\"", []string{"listener.http"}, []string{"listener.http"}},
-		{"a user more", user("a"), user("a", "b"), []string{"gateway.user"}, []string{"gateway.user"}},
-		{"a user renamed", user("a", "b"), user("a", "c"), []string{"gateway.user[1].name"}, []string{"gateway.user[1].name"}},
+		{"a user more", user("a"), user("a", "b"), []string{"traffic_manager.user"}, []string{"traffic_manager.user"}},
+		{"a user renamed", user("a", "b"), user("a", "c"), []string{"traffic_manager.user[1].name"}, []string{"traffic_manager.user[1].name"}},
 		{"circuit breaker set up", "", "[upstream.circuit_breaker]\n", []string{"upstream.circuit_breaker"}, []string{"upstream.circuit_breaker"}},
 		{
 			"circuit breaker changed", "[upstream.circuit_breaker]\n", "[upstream.circuit_breaker]\nreset_time = \"9s\"",
 			[]string{"upstream.circuit_breaker.reset_time"}, []string{"upstream.circuit_breaker.reset_time"},
 		},
+		{"a user of basic authentication more", "", "[[gateway.user]]\nname = \"a\"\npassword_hash = \"$2b$12$x\"\n", []string{"gateway.user"}, nil},
 		{"an issuer more", "", issuer, []string{"apim.jwt.issuer"}, nil},
 		{
 			"a list", "", "[gateway]\ntenants = [\"*\"]\nenvironment = \"Prod\"",
