@@ -37,7 +37,7 @@ test: need-go need-cc need-curl need-rabbitmq build ## everything that must hold
 quickstart-check: build need-curl ## run the printed requests of quickstart from outside and compare the counts
 	sh integration/quickstart-check.sh
 
-conformance: need-go need-rabbitmq ## against the real Qpid broker and its JMS client (needs java and mvn)
+conformance: need-go ## against the real Qpid broker, Keycloak and oidc-provider (needs java, javac, mvn, node, npm and their registries)
 	$(GO) test -count=1 -tags conformance -timeout 20m ./integration/conformance/...
 
 bench: need-go ## gateway against a bare reverse proxy on one core, and the hot functions
