@@ -27,8 +27,7 @@ type certificates struct {
 	current pair
 }
 
-// pair is the configuration in force, and the same for when any certificate is welcome. They share no session tickets: a
-// session without a certificate must not stand in for one with.
+// pair is a configuration, and the same for when any certificate is welcome.
 type pair struct{ plain, asking *tls.Config }
 
 func (c *certificates) choose(p pair) *tls.Config {
@@ -58,12 +57,16 @@ func newCertificates(cert, key, ca, min string, ask func() bool, log zerolog.Log
 	return c, err
 }
 
-// config is for the listener: each handshake gets the configuration in force.
-func (c *certificates) config() *tls.Config {
-	return &tls.Config{
-		MinVersion: c.min, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.choose(c.get()), nil },
-		NextProtos: []string{"h2", "http/1.1"},
+// config is for the listener: each handshake gets the configuration in force. Session tickets are made by these two and not
+// by what they lead to, so each has its own: a session without a certificate must not be resumed where one is asked for.
+func (c *certificates) config() pair {
+	of := func(current func() *tls.Config) *tls.Config {
+		return &tls.Config{
+			MinVersion: c.min, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return current(), nil },
+			NextProtos: []string{"h2", "http/1.1"},
+		}
 	}
+	return pair{of(func() *tls.Config { return c.get().plain }), of(func() *tls.Config { return c.get().asking })}
 }
 
 func (c *certificates) get() pair {

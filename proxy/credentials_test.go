@@ -398,15 +398,19 @@ func TestHandshakesAskOnlyWhereSomebodyWantsToKnow(t *testing.T) {
 	}
 	back := mirror(t)
 	plain, wanting := secured(back, alternative{definition.OAuth2}), secured(back, alternative{definition.MutualTLS})
+	var sessions tls.ClientSessionCache // a session without a certificate is not resumed where one is asked for
 	asked := func(g *gateway) (asked bool) {
 		t.Helper()
-		c, err := tls.Dial("tcp", strings.TrimPrefix(g.tlsURL, "https://"), &tls.Config{RootCAs: pool, GetClientCertificate: func(i *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		c, err := tls.Dial("tcp", strings.TrimPrefix(g.tlsURL, "https://"), &tls.Config{RootCAs: pool, ClientSessionCache: sessions, GetClientCertificate: func(i *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			asked = true
 			if len(i.AcceptableCAs) > 0 {
 				t.Error("the handshake names authorities: clients with other certificates hold them back")
 			}
 			return &pair, nil
 		}})
+		if sessions != nil && asked && c.ConnectionState().DidResume {
+			t.Error("resumed")
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -420,6 +424,7 @@ func TestHandshakesAskOnlyWhereSomebodyWantsToKnow(t *testing.T) {
 	}
 	o := Options{HTTPS: "127.0.0.1:0", CertFile: cert, KeyFile: key, Domains: (&callers{}).stages()}
 	g := start(t, o, plain)
+	sessions = tls.NewLRUClientSessionCache(8)
 	if asked(g) {
 		t.Error("asked where no API wants a certificate")
 	}
@@ -427,6 +432,7 @@ func TestHandshakesAskOnlyWhereSomebodyWantsToKnow(t *testing.T) {
 	if !asked(g) {
 		t.Error("not asked after an API came that wants one")
 	}
+	sessions = nil
 	g.SetAPIs([]*definition.API{plain})
 	if asked(g) {
 		t.Error("still asked after the API has gone")

@@ -24,6 +24,8 @@ type streams struct {
 	// stream, nobody may have asked about that one yet.
 	asked atomic.Uint64
 	wake  chan struct{}
+	// exchanges are for asking again.
+	exchanges sync.Pool
 }
 
 type streamShard struct {
@@ -50,6 +52,7 @@ type stream struct {
 
 func newStreams() *streams {
 	s := &streams{wake: make(chan struct{}, 1)}
+	s.exchanges.New = func() any { return new(pipeline.Exchange) }
 	for i := range s.shards {
 		s.shards[i].open = make(map[uint64]*stream)
 	}
@@ -130,7 +133,12 @@ func (p *Proxy) recheckAll(ctx context.Context) {
 
 // refusedNow says why an exchange that was admitted would be refused now, nil when it would not.
 func (p *Proxy) refusedNow(st *stream) *pipeline.Refusal {
-	x := &pipeline.Exchange{Context: st.ctx, Offer: st.offer, BodyLength: -1, Header: header(nil)}
+	x := p.streams.exchanges.Get().(*pipeline.Exchange)
+	defer func() {
+		x.Reset()
+		p.streams.exchanges.Put(x)
+	}()
+	x.Context, x.Offer, x.BodyLength, x.Header = st.ctx, st.offer, -1, header(nil)
 	x.Now = time.Now().UnixMilli()
 	x.Offer.Again = true
 	x.ClientIP = st.from

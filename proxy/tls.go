@@ -76,7 +76,8 @@ func (h *handshaker) run() error {
 	defer h.wg.Wait()
 	defer func() { _ = h.plain.Close() }()
 	defer func() { _ = h.h2.Close() }()
-	conf := h.p.listeners.certs.config()
+	certs := h.p.listeners.certs
+	conf := certs.config()
 	var wait time.Duration
 	for {
 		c, err := h.ln.Accept()
@@ -91,7 +92,7 @@ func (h *handshaker) run() error {
 			return err
 		}
 		wait = 0
-		h.wg.Go(func() { h.shake(tls.Server(h.p.bound(c), conf)) })
+		h.wg.Go(func() { h.shake(tls.Server(h.p.bound(c), certs.choose(conf))) })
 	}
 }
 
