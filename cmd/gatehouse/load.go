@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"gatehouse/agent/config"
@@ -13,14 +14,14 @@ import (
 	"gatehouse/throttle/databridge"
 )
 
-// loadConfig reads a configuration, and has its URLs and claim mappings parsed by those who will use them, so that a fault of
-// their grammar is told with its place before anything is started. The error is that of config.Load.
+// loadConfig reads a configuration, and has its URLs, claim mappings and credentials parsed by those who will use them, so that
+// a fault of their grammar is told with its place before anything is started. The error is that of config.Load.
 func loadConfig(path string) (*config.Config, *config.Source, error) {
 	cfg, source, err := config.Load(path, os.LookupEnv)
 	if err != nil {
 		return nil, source, err
 	}
-	if faults := append(urlFaults(cfg, source), mappingFaults(cfg, source)...); len(faults) > 0 {
+	if faults := slices.Concat(urlFaults(cfg, source), mappingFaults(cfg, source), credentialFaults(cfg, source)); len(faults) > 0 {
 		return nil, source, faults
 	}
 	return cfg, source, nil
