@@ -40,9 +40,9 @@ type Options struct {
 	// AccessLog takes one JSON line per request; nil means none.
 	AccessLog io.Writer
 	Version   string
-	// KeyPublishLead is how long a new key of backend JWTs is published before it signs, and how long backends may keep the
-	// key set; 0 means 5 min.
-	KeyPublishLead time.Duration
+	// KeySetMaxAge is how long backends may keep the keys of their JWTs; a new key is published for longer before it signs. 0
+	// means 5 min.
+	KeySetMaxAge time.Duration
 }
 
 // Agent is a gateway. Make it with New, then Run it once.

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,7 +22,7 @@ func (a *Agent) buildBackendJWT() error {
 		AllowUnsigned: j.AllowUnsigned,
 		KeyFile:       string(j.KeyFile),
 		DataDir:       string(a.cfg.Gateway.DataDir),
-		PublishLead:   a.opts.KeyPublishLead,
+		MaxAge:        a.opts.KeySetMaxAge,
 		Logger:        a.part("backend_jwt"),
 		Registerer:    a.registry,
 	})
@@ -53,7 +52,7 @@ func (a *Agent) proxyBackendJWT(o *proxy.Options) {
 	}
 	j := a.cfg.APIM.JWT
 	o.BackendTokenHeader = j.Header
-	o.KeySet, o.KeySetMaxAge = a.backendJWT.KeySet, cmp.Or(a.opts.KeyPublishLead, backendjwt.MaxAge)
+	o.KeySet, o.KeySetMaxAge = a.backendJWT.KeySet, a.backendJWT.MaxAge()
 	o.Domains.Asserter = a.backendJWT
 	o.Domains.AssertAnonymous, o.Domains.OmitAssertion = j.ForAnonymous, j.OnError == "omit"
 }

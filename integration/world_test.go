@@ -44,6 +44,8 @@ type worldOptions struct {
 	extraCA []byte
 	// waitReady is how long the gateway may take; 0 means 20 s, negative does not wait.
 	waitReady time.Duration
+	// agent, where not nil, changes what the gateway is made of.
+	agent func(*agent.Options)
 }
 
 // world is an emulated API Manager with a gateway that it governs.
@@ -142,7 +144,7 @@ level = "debug"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	g := runGateway(t, file)
+	g := runGateway(t, file, o.agent)
 	if o.waitReady >= 0 {
 		limit := o.waitReady
 		if limit == 0 {
@@ -154,7 +156,7 @@ level = "debug"
 }
 
 // runGateway runs a gateway of a configuration file until the test ends.
-func runGateway(t testing.TB, file string) *gateway {
+func runGateway(t testing.TB, file string, edits ...func(*agent.Options)) *gateway {
 	t.Helper()
 	cfg, _, err := config.Load(file, os.LookupEnv)
 	if err != nil {
@@ -165,9 +167,15 @@ func runGateway(t testing.TB, file string) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.agent, err = agent.New(agent.Options{
+	options := agent.Options{
 		Config: cfg, Watcher: &config.WatcherOptions{Path: file}, Logger: telemetry.NewLogger(g.log, level), Level: level, Version: "test",
-	})
+	}
+	for _, edit := range edits {
+		if edit != nil {
+			edit(&options)
+		}
+	}
+	g.agent, err = agent.New(options)
 	if err != nil {
 		t.Fatalf("make the gateway: %v", err)
 	}

@@ -14,10 +14,10 @@ func isKeySetPath(path string) bool {
 	return len(path) > 2 && path[1] == '.' && (path == "/.well-known/jwks.json" || path == "/.wellknown/jwks")
 }
 
-// deployed says whether an API was deployed at a path on purpose: its context is more than "/".
+// deployed says whether an API was deployed at a path: its context is one of the folders of the key set, which nobody chooses
+// but on purpose.
 func (p *Proxy) deployed(r *http.Request, path string) bool {
-	m := p.generation.Load().table.Match(r.Host, r.Method, path)
-	return m.Outcome != route.NoAPI && len(m.Context) > 1
+	return p.generation.Load().table.Match(r.Host, r.Method, path).Outcome != route.NoAPI
 }
 
 // publishKeys answers with the public keys of backend JWTs.

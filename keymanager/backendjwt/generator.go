@@ -33,8 +33,10 @@ type Options struct {
 	KeyFile, DataDir string
 	// Capacity bounds the JWTs that are kept; 0 means 10,000.
 	Capacity int
-	// PublishLead is how long a new key is published before it signs; 0 means 5 min. It must not be shorter than the time for
-	// which backends keep the key set, of which MaxAge tells them.
+	// MaxAge is how long backends may keep the key set; 0 means 5 min.
+	MaxAge time.Duration
+	// PublishLead is how long a new key is published before it signs; 0 means MaxAge and a tenth of it, for answers that were on
+	// their way. A shorter one than MaxAge lets backends meet keys that they do not know.
 	PublishLead time.Duration
 	// KeepAfter is how long a key stays published after its last JWT has ended, for clocks that differ; 0 means 1 min.
 	KeepAfter time.Duration
@@ -47,9 +49,6 @@ type Options struct {
 	Logger     zerolog.Logger
 	Registerer prometheus.Registerer // nil: the metrics are not registered
 }
-
-// MaxAge is how long backends may keep the key set.
-const MaxAge = 5 * time.Minute
 
 // KeyFileError says why a key file is of no use.
 type KeyFileError struct {
@@ -115,7 +114,8 @@ func New(o Options) (*Generator, error) {
 			*d = v
 		}
 	}
-	defaults(&o.PublishLead, MaxAge)
+	defaults(&o.MaxAge, 5*time.Minute)
+	defaults(&o.PublishLead, o.MaxAge+o.MaxAge/10)
 	defaults(&o.KeepAfter, time.Minute)
 	defaults(&o.Poll, 5*time.Second)
 	if o.Capacity <= 0 {
@@ -255,6 +255,9 @@ func (g *Generator) look() {
 		g.opts.Logger.Error().Err(err).Str("file", g.file).Msg("the key of backend JWTs stays as it was: the file cannot be used")
 	}
 }
+
+// MaxAge returns how long backends may keep the key set.
+func (g *Generator) MaxAge() time.Duration { return g.opts.MaxAge }
 
 // KeySet returns the public keys as a JSON Web Key Set. It must not be changed.
 func (g *Generator) KeySet() []byte { return g.current(g.opts.Now()).keys }
