@@ -133,7 +133,7 @@ func New(o Options) (*Client, error) {
 	c.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		MaxRequests: 1, Timeout: o.Reset,
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= Failures },
-		IsExcluded:  func(err error) bool { return errors.As(err, new(*aboutToken)) },
+		IsExcluded:  AboutToken,
 	})
 	return c, nil
 }
@@ -244,7 +244,7 @@ func (c *Client) note(a Answer, err error, took time.Duration) {
 	s.Calls++
 	s.Time += took
 	s.LastCall = c.opts.Now()
-	about := errors.As(err, new(*aboutToken))
+	about := AboutToken(err)
 	if !about {
 		s.LastError = ""
 	}
@@ -266,6 +266,9 @@ func (c *Client) note(a Answer, err error, took time.Duration) {
 type aboutToken struct{ error }
 
 func (e *aboutToken) Unwrap() error { return e.error }
+
+// AboutToken reports whether a failure of Ask is one that the token caused, as far as the answer tells.
+func AboutToken(err error) bool { return errors.As(err, new(*aboutToken)) }
 
 func (c *Client) call(ctx context.Context, token string) (Answer, error) {
 	resp, err := c.send(ctx, token)

@@ -17,6 +17,9 @@ import (
 // maxTried is how many keys are tried for a token that names none.
 const maxTried = 8
 
+// maxReplaced is how often a request turns to the key manager that took the place of the one it had asked.
+const maxReplaced = 10
+
 // verified is a token in the cache.
 type verified struct {
 	manager *manager
@@ -171,23 +174,35 @@ func (r *Registry) verify(ctx context.Context, raw, tenant string, allowed []str
 		}
 		return nil, false, refusal
 	}
+	// A key manager may be replaced while its keys are waited for; the request then goes to the one that took its place.
+	for try := 1; ; try++ {
+		t, cached, m, refusal := r.verifyOnce(ctx, parsed, raw, tenant, allowed, key, now)
+		if refusal == nil || !refusal.Temporary || m == nil || m.live.Load() || try == maxReplaced || ctx.Err() != nil {
+			return t, cached, refusal
+		}
+	}
+}
+
+// verifyOnce makes every check by the key manager that answers for the token now, and returns that too.
+func (r *Registry) verifyOnce(ctx context.Context, parsed *jwt.Token, raw, tenant string, allowed []string, key tokencache.Key, now time.Time) (*keymanager.Token, bool, *manager, *keymanager.Refusal) {
 	g := r.snap.Load().groups[parsed.Issuer]
 	if g == nil {
-		return nil, false, &keymanager.Refusal{Check: keymanager.CheckIssuer, Detail: "no key manager has the issuer of the token"}
+		return nil, false, nil, &keymanager.Refusal{Check: keymanager.CheckIssuer, Detail: "no key manager has the issuer of the token"}
 	}
 	m, refusal := g.choose(tenant, allowed, parsed.Claims)
 	if refusal != nil {
-		return nil, false, refusal
+		return nil, false, nil, refusal
 	}
 	if !m.local {
-		return r.askEach(ctx, []*manager{m}, raw, parsed.Claims, tenant, key, now)
+		t, cached, refusal := r.askEach(ctx, []*manager{m}, raw, parsed.Claims, tenant, key, now)
+		return t, cached, m, refusal
 	}
 	e, refusal := r.verifyAt(ctx, m, parsed, raw, tenant, now)
 	if refusal != nil {
 		if refusal.Check == keymanager.CheckSignature && len(g.members) == 1 {
 			r.remember(key, refusal, m, m.keys(now), now)
 		}
-		return nil, false, refusal
+		return nil, false, m, refusal
 	}
 	if g.byClaims {
 		e.claims = parsed.Claims
@@ -197,7 +212,7 @@ func (r *Registry) verify(ctx context.Context, raw, tenant string, allowed []str
 	if len(g.members) > 1 {
 		r.verified.Put(key.With(m.revision), e)
 	}
-	return e.token, false, nil
+	return e.token, false, m, nil
 }
 
 // verifyAt makes every check of a key manager, in the order of keymanager's Check constants.

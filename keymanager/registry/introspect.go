@@ -104,11 +104,17 @@ func (s *snapshot) owners(raw, tenant string, allowed []string) ([]*manager, *ke
 
 // opaque finds out about a token that is no JWT.
 func (r *Registry) opaque(ctx context.Context, raw, tenant string, allowed []string, key tokencache.Key, now time.Time) (*keymanager.Token, bool, *keymanager.Refusal) {
-	list, refusal := r.snap.Load().owners(raw, tenant, allowed)
-	if refusal != nil {
-		return nil, false, refusal
+	for try := 1; ; try++ {
+		list, refusal := r.snap.Load().owners(raw, tenant, allowed)
+		if refusal != nil {
+			return nil, false, refusal
+		}
+		t, cached, refusal := r.askEach(ctx, list, raw, nil, tenant, key, now)
+		replaced := slices.ContainsFunc(list, func(m *manager) bool { return !m.live.Load() })
+		if refusal == nil || !refusal.Temporary || !replaced || try == maxReplaced || ctx.Err() != nil {
+			return t, cached, refusal
+		}
 	}
-	return r.askEach(ctx, list, raw, nil, tenant, key, now)
 }
 
 // plainText refuses what is no token of any server (RFC 6750 2.1), so that nobody is asked about it.
@@ -251,10 +257,7 @@ func (r *Registry) stale(m *manager, key tokencache.Key) *verified {
 func (r *Registry) question(ctx context.Context, m *manager, raw string) (*verified, *keymanager.Refusal) {
 	a, err := m.asker.Ask(ctx, raw)
 	if err != nil {
-		if !errors.Is(err, introspection.ErrOpen) && ctx.Err() == nil && !m.failing.Swap(true) {
-			r.opts.Logger.Warn().Str("key_manager", m.km.Name).Err(err).
-				Msg("a token could not be introspected; this line comes once until the key manager answers again")
-		}
+		r.tell(ctx, m, err)
 		return nil, m.away()
 	}
 	if m.failing.Load() && m.failing.Swap(false) {
@@ -264,6 +267,25 @@ func (r *Registry) question(ctx context.Context, m *manager, raw string) (*verif
 		return nil, m.refuse(keymanager.CheckInactive, "the key manager does not know the token, or no longer")
 	}
 	return m.judge(a.Claims, raw, r.now())
+}
+
+// tell logs a failure: once until the key manager answers again, or once a minute where the token is what it did not like, so
+// that nobody fills the log with tokens.
+func (r *Registry) tell(ctx context.Context, m *manager, err error) {
+	if errors.Is(err, introspection.ErrOpen) || ctx.Err() != nil {
+		return
+	}
+	next := "this line comes once until the key manager answers again"
+	if introspection.AboutToken(err) {
+		next = "this line comes at most once a minute"
+		now, last := r.now().UnixMilli(), m.disliked.Load()
+		if now-last < time.Minute.Milliseconds() || !m.disliked.CompareAndSwap(last, now) {
+			return
+		}
+	} else if m.failing.Swap(true) {
+		return
+	}
+	r.opts.Logger.Warn().Str("key_manager", m.km.Name).Err(err).Msg("a token could not be introspected; " + next)
 }
 
 // judge makes the checks of a JWT on the claims of an answer.

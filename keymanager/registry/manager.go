@@ -51,7 +51,8 @@ type manager struct {
 	answers     *answerKeys
 	askerMoved  atomic.Bool
 	askFault    error
-	failing     atomic.Bool // the last call failed, and that was logged
+	failing     atomic.Bool  // the last call failed, and that was logged
+	disliked    atomic.Int64 // ms, when a failure that a token caused was last logged
 	staleServed atomic.Int64
 	// fault is why there can be no keys at all, by the configuration.
 	fault error

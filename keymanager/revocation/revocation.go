@@ -2,6 +2,7 @@
 package revocation
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -278,7 +279,7 @@ func (s *Set) putMass(r keymanager.Revocation, now time.Time) bool {
 	defer s.mu.Unlock()
 	at := s.clients
 	if r.Kind == keymanager.RevokedSubject {
-		at, r.Value = s.users, plain(r.Value)
+		at, r.Value = s.users, userOf(r.Value, r.Tenant)
 	}
 	old, known := at[r.Value]
 	if !known && len(s.clients)+len(s.users) >= s.opts.MaxMass {
@@ -417,28 +418,46 @@ func (s *Set) revokedMass(t *keymanager.Token, tenant string, now int64) (keyman
 			return s.mass(keymanager.RevokedConsumerKey, t.ConsumerKey, m), true
 		}
 	}
-	for _, name := range [...]string{plain(t.Subject), plain(t.User)} {
+	if tenant == "" {
+		tenant = keymanager.SuperTenant
+	}
+	for _, name := range [...]string{t.Subject, t.User} {
 		if name == "" {
-			continue
-		}
-		if m, ok := s.users[name]; hit(m, ok) {
-			return s.mass(keymanager.RevokedSubject, name, m), true
-		}
-		if tenant == "" || tenant == keymanager.SuperTenant {
 			continue
 		}
 		var room [128]byte
 		full := append(append(append(room[:0], name...), '@'), tenant...)
-		if m, ok := s.users[string(full)]; hit(m, ok) {
-			return s.mass(keymanager.RevokedSubject, name, m), true
+		for _, n := range [...][]byte{full[:len(name)], full, withoutDomain(full[:len(name)], tenant)} {
+			if m, ok := s.users[string(n)]; len(n) > 0 && hit(m, ok) {
+				return s.mass(keymanager.RevokedSubject, "", m), true
+			}
 		}
 	}
 	return keymanager.Revocation{}, false
 }
 
-// plain is the name of a user without the domain of the super tenant: events name alice@carbon.super, tokens of third-party
-// key managers say alice, and both are one user.
-func plain(user string) string { return strings.TrimSuffix(user, "@"+keymanager.SuperTenant) }
+// userOf is the name that a revoked user is kept under. One without a domain is one of the tenant that the revocation names;
+// where it names none, the user of every tenant. What stands behind an @ may be a domain or part of a mail address: such a
+// name is kept as it is.
+func userOf(name, tenant string) string {
+	if tenant == "" || strings.Contains(name, "@") {
+		return name
+	}
+	return name + "@" + tenant
+}
+
+// withoutDomain is a user's name without its last domain, nil where that may not be the domain of a tenant: it is the
+// API's, the super tenant's, or stands behind a mail address.
+func withoutDomain(name []byte, tenant string) []byte {
+	i := bytes.LastIndexByte(name, '@')
+	if i < 0 {
+		return nil
+	}
+	if d := name[i+1:]; string(d) == tenant || string(d) == keymanager.SuperTenant || bytes.IndexByte(name[:i], '@') >= 0 {
+		return name[:i]
+	}
+	return nil
+}
 
 // token and mass make the outside form of an entry. Value is left empty on the request path, where making it would
 // allocate. The lock s.mu is held by the callers of mass, and taken by token.

@@ -406,3 +406,73 @@ func FuzzPut(f *testing.F) {
 		}
 	})
 }
+
+// Who is revoked by a name, and at the APIs of which tenants.
+func TestUsersOfTenants(t *testing.T) {
+	for _, tt := range []struct {
+		name, tenant string // of the revocation
+		user, at     string // of the token and the API
+		want         bool
+	}{
+		{"alice", "", "alice", "a.example", true}, // no tenant: everywhere
+		{"alice", "", "alice", "carbon.super", true},
+		{"alice", "", "alice@a.example", "a.example", true},
+		{"alice", "", "alice@carbon.super", "a.example", true},
+		{"alice", "a.example", "alice", "a.example", true},
+		{"alice", "a.example", "alice@a.example", "a.example", true},
+		{"alice", "a.example", "alice@a.example", "b.example", true}, // a user of a calls an API of b
+		{"alice", "a.example", "alice", "b.example", false},
+		{"alice", "a.example", "alice", "carbon.super", false},
+		{"alice", "a.example", "alice", "", false},
+		{"alice", "carbon.super", "alice", "carbon.super", true},
+		{"alice", "carbon.super", "alice", "", true},
+		{"alice", "carbon.super", "alice", "a.example", false},
+		{"alice@carbon.super", "carbon.super", "alice", "carbon.super", true},
+		{"alice@a.example", "carbon.super", "alice", "a.example", true}, // the name knows better than the event
+		{"alice@a.example", "carbon.super", "alice@a.example", "a.example", true},
+		{"alice@mail.test", "a.example", "alice@mail.test", "a.example", true},
+		{"alice@mail.test", "a.example", "alice@mail.test@a.example", "a.example", true},
+		{"alice@mail.test", "a.example", "alice@mail.test@a.example", "b.example", true},
+		{"alice@mail.test", "a.example", "alice", "a.example", false},
+		{"alice", "a.example", "bob", "a.example", false},
+		{"ALICE", "a.example", "alice", "a.example", false},
+	} {
+		s, _ := newSet(Options{})
+		s.Put(keymanager.Revocation{Kind: keymanager.RevokedSubject, Value: tt.name, Tenant: tt.tenant, Before: t0})
+		again, _ := newSet(Options{}) // as after a restart
+		again.Merge(s.All(0))
+		for _, set := range []*Set{s, again} {
+			token := &keymanager.Token{Subject: tt.user, User: "of nobody", IssuedAt: t0/1000 - 100}
+			k := KeysOf(token, raw)
+			if _, got := set.RevokedKeys(&k, token, tt.at, t0); got != tt.want {
+				t.Errorf("%q of %q revoked, token of %q at an API of %q: revoked %t", tt.name, tt.tenant, tt.user, tt.at, got)
+			}
+		}
+	}
+}
+
+// A million revoked tokens, or a fifth of them, and what they hold.
+func TestMemoryOfManyEntries(t *testing.T) {
+	n := 200_000
+	if os.Getenv("GATEHOUSE_SOAK") != "" {
+		n = 1_000_000
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	s, _ := newSet(Options{Max: n})
+	for i := range n {
+		s.Put(keymanager.Revocation{Value: fmt.Sprintf("0d6d6ad2-7a84-4c5c-8a41-%012d", i), ExpiresAt: t0 + 3_600_000, Origin: keymanager.Origin{Kind: "event", ID: fmt.Sprint(i), At: t0}})
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	held := int64(after.HeapAlloc) - int64(before.HeapAlloc)
+	t.Logf("%d revoked tokens hold %.1f MiB", n, float64(held)/(1<<20))
+	if bound := int64(128<<20) * int64(n) / 1_000_000; held > bound {
+		t.Errorf("%d bytes, more than %d", held, bound)
+	}
+	if s.Len() != n || s.Dropped() != 0 {
+		t.Errorf("%d kept, %d dropped", s.Len(), s.Dropped())
+	}
+	runtime.KeepAlive(s)
+}
