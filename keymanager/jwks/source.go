@@ -43,8 +43,8 @@ type Options struct {
 	TLS       *tls.Config
 	// MaxStale is how long a set is used after it was last confirmed; 0 means DefaultMaxStale.
 	MaxStale time.Duration
-	// Refresh is the most time between two fetches; 0 means MaxRefresh. A server's max-age below it counts, down to
-	// MinRefresh or Refresh, whichever is shorter.
+	// Refresh is the most time between two fetches; 0 means MaxRefresh, and half of MaxStale is the longest. A server's
+	// max-age below it counts, down to MinRefresh or Refresh, whichever is shorter.
 	Refresh time.Duration
 	Now     func() time.Time // nil: time.Now
 	Logger  zerolog.Logger
@@ -108,6 +108,8 @@ func New(o Options) (*Source, error) {
 	if o.Refresh <= 0 {
 		o.Refresh = MaxRefresh
 	}
+	// While the server answers, no set grows too old to be used.
+	o.Refresh = min(o.Refresh, max(o.MaxStale/2, time.Second))
 	if o.Transport == nil {
 		o.Transport = &http.Transport{
 			Proxy: http.ProxyFromEnvironment, TLSClientConfig: o.TLS, TLSHandshakeTimeout: FetchTimeout,
@@ -379,11 +381,15 @@ func (s *Source) get() (set *Set, age time.Duration, skipped []string, err error
 	return set, refreshAfter(resp.Header, s.opts.Refresh), skipped, nil
 }
 
-// refreshAfter is min(max-age, most), and no less than MinRefresh unless most is.
+// refreshAfter is min(max-age, most), and no less than MinRefresh unless most is. A server that wants nothing cached, as
+// Keycloak says of its keys, is asked as often as one of max-age=0.
 func refreshAfter(h http.Header, most time.Duration) time.Duration {
 	for _, line := range h.Values("Cache-Control") {
 		for d := range strings.SplitSeq(line, ",") {
-			name, value, _ := strings.Cut(strings.TrimSpace(d), "=")
+			name, value, named := strings.Cut(strings.TrimSpace(d), "=")
+			if !named && (strings.EqualFold(name, "no-cache") || strings.EqualFold(name, "no-store")) {
+				return min(MinRefresh, most)
+			}
 			if !strings.EqualFold(name, "max-age") {
 				continue
 			}

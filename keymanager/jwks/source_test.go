@@ -292,7 +292,7 @@ func TestRefreshAfter(t *testing.T) {
 	for header, want := range map[string]time.Duration{
 		"": time.Hour, "max-age=600": 600 * time.Second, "public, Max-Age=120": 120 * time.Second,
 		"max-age=5": time.Minute, "max-age=0": time.Minute, "max-age=86400": time.Hour, "max-age=-5": time.Minute, "max-age=x": time.Hour,
-		"no-store": time.Hour, "max-age=99999999999999999999": time.Hour, `max-age="300"`: 300 * time.Second,
+		"no-store": time.Minute, "no-cache": time.Minute, "private, No-Cache": time.Minute, `no-cache="Set-Cookie"`: time.Hour, "max-age=99999999999999999999": time.Hour, `max-age="300"`: 300 * time.Second,
 	} {
 		if got := refreshAfter(http.Header{"Cache-Control": {header}}, MaxRefresh); got != want {
 			t.Errorf("%q: %v, want %v", header, got, want)
@@ -302,6 +302,20 @@ func TestRefreshAfter(t *testing.T) {
 		if got := refreshAfter(http.Header{"Cache-Control": {header}}, 10*time.Second); got != want {
 			t.Errorf("%q where 10 s are the most: %v, want %v", header, got, want)
 		}
+	}
+}
+
+func TestASetIsFetchedAgainBeforeItIsTooOld(t *testing.T) {
+	for _, c := range []struct{ refresh, maxStale, want time.Duration }{
+		{0, 0, time.Hour}, {0, time.Hour, 30 * time.Minute}, {time.Minute, time.Hour, time.Minute}, {time.Hour, 10 * time.Second, 5 * time.Second},
+		{time.Hour, time.Millisecond, time.Second},
+	} {
+		s, err := New(Options{URL: "https://127.0.0.1:1/", Refresh: c.refresh, MaxStale: c.maxStale})
+		must(err)
+		if s.opts.Refresh != c.want {
+			t.Errorf("every %s, too old after %s: fetched every %s, want %s", c.refresh, c.maxStale, s.opts.Refresh, c.want)
+		}
+		s.Close()
 	}
 }
 
