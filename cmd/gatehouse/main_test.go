@@ -27,8 +27,9 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": expectStatus,
+			"status": expectStatus, "mint": mintInScript,
 		},
+		Setup: tokenScripts,
 	})
 }
 

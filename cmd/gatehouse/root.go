@@ -33,6 +33,7 @@ var commands = []func(ioStreams) *cobra.Command{
 	newRunCommand,
 	newQuickstartCommand,
 	newValidateCommand,
+	newTokenCommand,
 	newVersionCommand,
 }
 
