@@ -576,6 +576,8 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 			if d, ok := w.(interface{ EnableFullDuplex() error }); ok && r.ProtoMajor == 1 {
 				_ = d.EnableFullDuplex() // without it, answers before the end of the request wait: no fault of ours
 			}
+		}
+		if r.ContentLength < 0 || r.ContentLength > tinyBody {
 			if f := p.opened(s, w); f != nil {
 				p.closed(s)
 				return p.ended(s, w, r, f)
@@ -648,6 +650,9 @@ func (p *Proxy) ended(s *state, w http.ResponseWriter, r *http.Request, f *pipel
 	s.revoked, s.err = true, errRevoked
 	return p.refuse(s, w, r, s.x.Refuse(pipeline.StepAuthenticate, *f, errRevoked))
 }
+
+// tinyBody is the size up to which a request body is no stream: it is read before the backend is called.
+const tinyBody = 16 << 10
 
 // smallBody is the size up to which a request body is sent before the answer is looked at.
 const smallBody = 64 << 10

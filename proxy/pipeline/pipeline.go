@@ -118,7 +118,7 @@ func (r *Route) Credentials(certificates []string, keep bool) {
 	}
 	if r.Secured {
 		r.Strip = r.Secrets
-		if keep {
+		if keep && !slices.Contains(r.KeyHeaders, r.AuthHeader) { // an API key is never handed on
 			r.Strip = r.Secrets[1:]
 		}
 	}

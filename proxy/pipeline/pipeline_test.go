@@ -150,7 +150,7 @@ func TestPlacesOfCredentials(t *testing.T) {
 			secrets: []string{"Authorization", "Apikey", "Internal-Key", "X-Cert"}, strip: []string{"Authorization", "Apikey", "Internal-Key", "X-Cert"}, queries: []string{"apikey"}},
 		{name: "a key in its place, or a user", op: definition.Operation{
 			Security: [][]definition.Credential{{definition.APIKey}, {definition.Basic}}, APIKeyHeaders: []string{"x-key", "X-KEY", "authorization"}, APIKeyQueries: []string{"k"},
-		}, secured: true, keep: true, secrets: []string{"Authorization", "X-Key", "Internal-Key", "X-Cert"}, strip: []string{"X-Key", "Internal-Key", "X-Cert"}, queries: []string{"k"}, basic: true},
+		}, secured: true, keep: true, secrets: []string{"Authorization", "X-Key", "Internal-Key", "X-Cert"}, strip: []string{"Authorization", "X-Key", "Internal-Key", "X-Cert"}, queries: []string{"k"}, basic: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := &Route{API: &definition.API{}, Operation: &c.op, AuthHeader: "Authorization", Secured: c.secured}

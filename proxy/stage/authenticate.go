@@ -168,7 +168,7 @@ func (s *authenticate) token(x *pipeline.Exchange) *pipeline.Refusal {
 
 // oneWord says that a token has no blank in it, as when a proxy has put two fields into one.
 func oneWord(token string) bool {
-	return strings.IndexByte(token, ' ') < 0 && strings.IndexByte(token, '\t') < 0
+	return strings.IndexByte(token, ' ') < 0
 }
 
 // evaluate looks for an alternative that what came satisfies.

@@ -3,6 +3,7 @@ package stage
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -202,6 +203,53 @@ func TestKindsThatNobodyChecks(t *testing.T) {
 			t.Errorf("%s: %+v, %s", ask, f, x.Reason)
 		}
 	}
+}
+
+// TestKeyInTheCredentialField: an apiKey scheme may name the credential field itself. The whole field is the key then, unless
+// it says that it is something else.
+func TestKeyInTheCredentialField(t *testing.T) {
+	for _, c := range []struct {
+		ask, bring string
+		as         keymanager.Kind
+		code       int
+	}{
+		{"api_key", "field good-key", keymanager.KindAPIKey, 0},
+		{"api_key", "field bad-key", "", 900901},
+		{"api_key", "bearer good", "", 900917},
+		{"api_key", "basic good", "", 900917},
+		{"api_key", "", "", 900902},
+		{"api_key | oauth2", "bearer good", keymanager.KindJWT, 0},
+		{"api_key | oauth2", "field good-key", keymanager.KindAPIKey, 0},
+		{"api_key | basic_auth", "basic good", keymanager.KindBasic, 0},
+		{"api_key", "field good-key, field good-key", "", 900901},
+	} {
+		i := &issuers{}
+		op := &definition.Operation{Template: "/*", Method: "GET", Security: asks(c.ask), APIKeyHeaders: []string{"Authorization"}}
+		x, f := secureOp(i, all(i), shop(), op, c.bring)
+		switch {
+		case c.code != 0 && (f == nil || f.Code != c.code):
+			t.Errorf("%s with %q: %+v, want %d", c.ask, c.bring, f, c.code)
+		case c.code == 0 && (f != nil || x.Token == nil || x.Token.Kind != c.as):
+			t.Errorf("%s with %q: %+v (%s), want %s", c.ask, c.bring, f, x.Reason, c.as)
+		}
+	}
+}
+
+// FuzzBasicCredential compares to net/http.
+func FuzzBasicCredential(f *testing.F) {
+	for _, s := range []string{"", "YWxpY2U6cGFzczp3b3Jk", "YWxpY2U=", "Og==", "YTo=", "OmI=", "%", "YWxpY2U6eA", "YQ==\n", "AA=="} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		user, password, problem := basicCredential(value)
+		u, p, ok := (&http.Request{Header: http.Header{"Authorization": {"Basic " + value}}}).BasicAuth()
+		switch {
+		case problem == nil && (!ok || u != user || p != password || user == "" || password == ""):
+			t.Fatalf("%q: %q and %q; net/http says %q, %q, %v", value, user, password, u, p, ok)
+		case (problem == errNotBase64 || problem == errNoColon) && ok:
+			t.Fatalf("%q: %v; net/http says %q, %q", value, problem, u, p)
+		}
+	})
 }
 
 func TestDomainThatSaysNothing(t *testing.T) {

@@ -274,18 +274,24 @@ type scopes struct {
 
 func (s *scopes) Run(x *pipeline.Exchange) *pipeline.Refusal {
 	t := x.Token
-	if t == nil || s.exempt(t.Kind) { // nil: security is optional and no credential came
+	if t == nil { // security is optional and no credential came
+		x.Note(pipeline.StepScopes, pipeline.Skipped)
+		return nil
+	}
+	if !s.all {
+		for _, have := range t.Scopes {
+			if slices.Contains(s.list, have) {
+				x.Note(pipeline.StepScopes, pipeline.OK)
+				return nil
+			}
+		}
+	}
+	if s.exempt(t.Kind) {
 		x.Note(pipeline.StepScopes, pipeline.Skipped)
 		return nil
 	}
 	if s.all {
 		return s.every(x, t)
-	}
-	for _, have := range t.Scopes {
-		if slices.Contains(s.list, have) {
-			x.Note(pipeline.StepScopes, pipeline.OK)
-			return nil
-		}
 	}
 	list := strings.Join(s.list, " ")
 	return s.refuse(x, "One of these scopes is needed: ", list, "the token has none of the scopes "+list)
