@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -40,6 +41,12 @@ var ErrUnavailable = errors.New("the token could not be introspected")
 
 // ErrOpen is the failure of a call that was not made, because the last ones failed. It is ErrUnavailable too.
 var ErrOpen = fmt.Errorf("%w: the last %d calls failed, and no further one is made for a while", ErrUnavailable, Failures)
+
+// ErrCredentials is the failure of a call to an endpoint that wants credentials, where the gateway has none. It is
+// ErrUnavailable too; after one such answer no call is made for a minute.
+var ErrCredentials = fmt.Errorf("%w: the endpoint wants credentials, and none are configured", ErrUnavailable)
+
+const barredFor = time.Minute
 
 // Answer is what a key manager says about a token.
 type Answer struct {
@@ -73,6 +80,7 @@ type Client struct {
 	signer  *signer // of private_key_jwt
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 	slots   chan struct{}
+	barred  atomic.Int64 // ms, until when an endpoint that wants credentials is not asked
 
 	mu    sync.Mutex
 	state State
@@ -207,6 +215,9 @@ func (c *Client) State() State {
 
 // Ask asks about a token, within the timeout. The error is ErrUnavailable, wrapped with its cause; it never holds the token.
 func (c *Client) Ask(ctx context.Context, token string) (Answer, error) {
+	if c.Barred() {
+		return Answer{}, ErrCredentials
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	select { // a wait for a place says nothing about the key manager: it stands before the breaker
@@ -231,10 +242,20 @@ func (c *Client) Ask(ctx context.Context, token string) (Answer, error) {
 	a, err := c.call(ctx, token)
 	done(err)
 	c.note(a, err, time.Since(began))
+	if errors.As(err, new(*unauthorized)) && c.opts.Endpoint.Auth == keymanager.ClientNone {
+		c.barred.Store(c.opts.Now().Add(barredFor).UnixMilli())
+		return Answer{}, ErrCredentials
+	}
 	if err != nil {
 		return Answer{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return a, nil
+}
+
+// Barred reports whether the endpoint said lately that it wants credentials, which the gateway has not.
+func (c *Client) Barred() bool {
+	until := c.barred.Load()
+	return until > 0 && c.opts.Now().UnixMilli() < until
 }
 
 func (c *Client) note(a Answer, err error, took time.Duration) {
@@ -266,6 +287,11 @@ func (c *Client) note(a Answer, err error, took time.Duration) {
 type aboutToken struct{ error }
 
 func (e *aboutToken) Unwrap() error { return e.error }
+
+// unauthorized is the refusal of the gateway's own credentials.
+type unauthorized struct{ error }
+
+func (e *unauthorized) Unwrap() error { return e.error }
 
 // AboutToken reports whether a failure of Ask is one that the token caused, as far as the answer tells.
 func AboutToken(err error) bool { return errors.As(err, new(*aboutToken)) }
@@ -305,7 +331,7 @@ func (c *Client) refused(resp *http.Response, body []byte) (Answer, error) {
 	err := fmt.Errorf("POST %s answered %s", c.shown(), resp.Status)
 	if resp.StatusCode != http.StatusBadRequest {
 		if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
-			err = fmt.Errorf("%w: it does not accept the gateway's own credentials (%s)", err, c.opts.Endpoint.Auth)
+			err = &unauthorized{fmt.Errorf("%w: it does not accept the gateway's own credentials (%s)", err, c.opts.Endpoint.Auth)}
 		}
 		return Answer{}, err
 	}
@@ -313,7 +339,7 @@ func (c *Client) refused(resp *http.Response, body []byte) (Answer, error) {
 	code, _ := m["error"].(string)
 	switch code {
 	case "invalid_client", "unauthorized_client":
-		return Answer{}, fmt.Errorf("%w: it does not accept the gateway's own credentials (%s)", err, c.opts.Endpoint.Auth)
+		return Answer{}, &unauthorized{fmt.Errorf("%w: it does not accept the gateway's own credentials (%s)", err, c.opts.Endpoint.Auth)}
 	case "invalid_token", "unsupported_token_type":
 		return Answer{}, nil
 	case "invalid_request", "invalid_client_metadata", "unsupported_response_type", "access_denied", "server_error":

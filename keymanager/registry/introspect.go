@@ -170,6 +170,9 @@ func (r *Registry) askOne(ctx context.Context, m *manager, raw string, in map[st
 	if e, refusal = r.known(m, key); e != nil || refusal != nil {
 		return e, true, refusal
 	}
+	if m.asker.Barred() {
+		return nil, false, m.without()
+	}
 	if !m.asker.Available() {
 		return nil, false, m.away()
 	}
@@ -212,6 +215,11 @@ func (r *Registry) askOne(ctx context.Context, m *manager, raw string, in map[st
 	case <-late:
 	}
 	return nil, false, m.away()
+}
+
+// without refuses a token as it would be refused if the key manager had no endpoint: it has, but the gateway may not ask.
+func (m *manager) without() *keymanager.Refusal {
+	return m.refuse(keymanager.CheckOpaque, "not a JWT, and the gateway has no credentials to introspect it with")
 }
 
 func (m *manager) away() *keymanager.Refusal {
@@ -258,6 +266,9 @@ func (r *Registry) question(ctx context.Context, m *manager, raw string) (*verif
 	a, err := m.asker.Ask(ctx, raw)
 	if err != nil {
 		r.tell(ctx, m, err)
+		if errors.Is(err, introspection.ErrCredentials) {
+			return nil, m.without()
+		}
 		return nil, m.away()
 	}
 	if m.failing.Load() && m.failing.Swap(false) {
@@ -276,6 +287,9 @@ func (r *Registry) tell(ctx context.Context, m *manager, err error) {
 		return
 	}
 	next := "this line comes once until the key manager answers again"
+	if errors.Is(err, introspection.ErrCredentials) {
+		next = "write them into [apim.jwt.issuer.introspection] of an [[apim.jwt.issuer]] with the key manager's issuer"
+	}
 	if introspection.AboutToken(err) {
 		next = "this line comes at most once a minute"
 		now, last := r.now().UnixMilli(), m.disliked.Load()
@@ -337,7 +351,7 @@ func (r *Registry) keep(m *manager, f *flight, key tokencache.Key, good bool) {
 	o, now := r.opts.Introspection, r.now()
 	k := key.With(m.revision)
 	switch {
-	case f.refusal != nil && f.refusal.Temporary || !good || !m.live.Load():
+	case f.refusal != nil && (f.refusal.Temporary || f.refusal.Check == keymanager.CheckOpaque) || !good || !m.live.Load():
 		return
 	case f.refusal != nil:
 		r.inactive.Put(k, &inactive{f.refusal, now.Add(inactiveLife).UnixMilli()})

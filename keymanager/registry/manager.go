@@ -23,7 +23,9 @@ import (
 
 // manager is one revision of a key manager, with its keys.
 type manager struct {
-	km       *keymanager.KeyManager
+	km *keymanager.KeyManager
+	// given is the key manager without what the configuration lends it.
+	given    keymanager.KeyManager
 	name     string // canonical
 	owner    string
 	revision uint64

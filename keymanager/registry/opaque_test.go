@@ -817,3 +817,56 @@ func BenchmarkAuthenticateOpaqueHit(b *testing.B) {
 		}
 	}
 }
+
+func TestEndpointThatWantsCredentials(t *testing.T) {
+	f := newOpaque(t, IntrospectionOptions{}, func(km *keymanager.KeyManager) { km.Introspection = nil })
+	f.asked.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.asked.calls.Add(1)
+		if _, secret, _ := r.BasicAuth(); secret != "secret" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		io.WriteString(w, `{"active":true,"client_id":"ck-1"}`)
+	})
+	// As the API Manager describes its own key manager.
+	km := f.keyManager()
+	km.Introspection = &keymanager.Introspection{URL: f.asked.URL}
+	f.Put(km)
+	for i := range 10 {
+		f.refuse(fmt.Sprint("garbage", i), keymanager.CheckOpaque)
+	}
+	if n := f.asked.calls.Load(); n != 1 {
+		t.Errorf("%d calls although the first was told that the gateway may not ask", n)
+	}
+	f.clock.advance(2 * time.Minute)
+	f.refuse("garbage", keymanager.CheckOpaque)
+	if s := f.State().Managers[0].Introspection; f.asked.calls.Load() != 2 || !strings.Contains(s.LastError, "own credentials (none)") {
+		t.Errorf("%d calls, state %+v", f.asked.calls.Load(), s)
+	}
+	// The configuration lends them.
+	local := keymanager.KeyManager{Name: "local", Issuer: issuer, Enabled: true, FromConfiguration: true,
+		Introspection: &keymanager.Introspection{URL: f.asked.URL, ClientID: "gateway", ClientSecret: "secret"}}
+	f.ReplaceConfigured([]keymanager.KeyManager{local})
+	if tok := f.accept(opaque); tok.KeyManager != "Resident Key Manager" {
+		t.Errorf("token %+v", tok)
+	}
+	f.ReplaceAll([]keymanager.KeyManager{km})
+	if _, cached, err := f.auth(opaque); err != nil || !cached {
+		t.Errorf("the same list again: cached=%t %v", cached, err)
+	}
+	wrong := *local.Introspection
+	wrong.ClientSecret = "wrong"
+	local.Introspection = &wrong
+	f.ReplaceConfigured([]keymanager.KeyManager{local})
+	f.refuse(opaque, keymanager.CheckUnverified)
+	// Those of another issuer are nobody else's, and who has its own keeps them.
+	right := wrong
+	right.ClientSecret = "secret"
+	local.Introspection, local.Issuer = &right, "https://other.test"
+	f.ReplaceConfigured([]keymanager.KeyManager{local})
+	km.Introspection = &keymanager.Introspection{URL: f.asked.URL, ClientID: "own", ClientSecret: "own"}
+	f.Put(km)
+	local.Issuer = issuer
+	f.ReplaceConfigured([]keymanager.KeyManager{local})
+	f.refuse(opaque, keymanager.CheckUnverified)
+}

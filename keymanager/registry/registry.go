@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -204,6 +205,9 @@ func (r *Registry) Put(km keymanager.KeyManager) (before *keymanager.KeyManager)
 		before = &old
 	}
 	r.put(key, ok, km, &gone)
+	if km.FromConfiguration {
+		r.lendAgain(&gone)
+	}
 	r.publish()
 	r.mu.Unlock()
 	closeAll(gone)
@@ -250,6 +254,9 @@ func (r *Registry) replace(list []keymanager.KeyManager, configuration bool) {
 			gone = append(gone, m)
 		}
 	}
+	if configuration {
+		r.lendAgain(&gone)
+	}
 	r.publish()
 	r.mu.Unlock()
 	closeAll(gone)
@@ -284,11 +291,14 @@ func (r *Registry) find(owner, name string, configuration bool) (managerKey, boo
 // lock is held.
 func (r *Registry) put(old managerKey, replaces bool, km keymanager.KeyManager, gone *[]*manager) managerKey {
 	key := managerKey{km.Owner(), keymanager.CanonicalName(km.Name), km.FromConfiguration}
+	given := km
+	km.Introspection = r.lend(&km)
 	var was *manager
 	if replaces {
 		was = r.managers[old]
 		if was.same(&km) {
 			was.origin.Store(&km.Origin)
+			was.given = given
 			return old
 		}
 		delete(r.managers, old)
@@ -296,11 +306,36 @@ func (r *Registry) put(old managerKey, replaces bool, km keymanager.KeyManager, 
 	}
 	r.revision++
 	m := newManager(km, r.revision, was, r.opts)
+	m.given = given
 	if r.closed {
 		m.close()
 	}
 	r.managers[key] = m
 	return key
+}
+
+// lend returns how a key manager is introspected. The API Manager names the endpoint of its own key manager without credentials:
+// those of an issuer of the configuration with the same issuer are taken, with the endpoint that stands there. The lock is
+// held.
+func (r *Registry) lend(km *keymanager.KeyManager) *keymanager.Introspection {
+	if km.FromConfiguration || km.Issuer == "" || km.Introspection != nil && km.Introspection.ClientID != "" {
+		return km.Introspection
+	}
+	for key, m := range r.managers {
+		if key.configuration && m.km.Issuer == km.Issuer && m.km.Introspection != nil && (m.owner == km.Owner() || m.owner == keymanager.AllTenants) {
+			return m.km.Introspection
+		}
+	}
+	return km.Introspection
+}
+
+// lendAgain gives the key managers of the API Manager what the configuration lends them now. The lock is held.
+func (r *Registry) lendAgain(gone *[]*manager) {
+	for key, m := range maps.Clone(r.managers) {
+		if !key.configuration {
+			r.put(key, true, m.given, gone)
+		}
+	}
 }
 
 // publish makes the snapshot of the request path. The lock is held.

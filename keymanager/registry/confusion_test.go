@@ -1,0 +1,142 @@
+package registry
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"gatehouse/keymanager"
+)
+
+// Attacks that need more than one key manager, or more than one way to verify.
+
+func TestPublicKeyIsNoSecretOfAnIssuerThatHasOne(t *testing.T) {
+	f := newFixture(t, func(km *keymanager.KeyManager) { km.SharedSecret = "0123456789abcdef0123456789abcdef" })
+	der, err := x509.MarshalPKIXPublicKey(rsaKey().Public())
+	must(err)
+	ec, err := x509.MarshalPKIXPublicKey(ecKey().Public())
+	must(err)
+	for name, secret := range map[string][]byte{"RSA PEM": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), "RSA DER": der, "RSA modulus": rsaKey().N.Bytes(),
+		"EC PEM": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: ec}), "EC DER": ec, "empty": {}} {
+		for _, kid := range []string{"r1", "e1", ""} {
+			signed := raw64([]byte(`{"alg":"HS256","kid":"`+kid+`"}`)) + "." + raw64([]byte(f.payload()))
+			m := hmac.New(sha256.New, secret)
+			m.Write([]byte(signed))
+			if _, _, err := f.auth(signed + "." + raw64(m.Sum(nil))); err == nil {
+				t.Errorf("%s with kid %q was accepted", name, kid)
+			}
+		}
+	}
+	f.accept(f.token())
+}
+
+func TestAudienceAndIssuerConfusionBetweenKeyManagers(t *testing.T) {
+	f := newFixture(t, func(km *keymanager.KeyManager) { km.Audience = []string{"gateway-a"} })
+	theirs := newKeyServer(t, jwk("r1", rsaOther(), nil), jwk("k2", rsaOther(), nil))
+	b := f.keyManager()
+	b.Name, b.Issuer, b.JWKSURL, b.SkipTLSVerify, b.Audience = "B", "https://b.example.test", theirs.URL, true, []string{"gateway-b"}
+	f.Put(b)
+	c := b
+	c.Name, c.Issuer, c.Tenant = "C", "https://c.example.test", "other.example"
+	f.Put(c)
+	byA := func(change ...any) string {
+		return sign(jwt.SigningMethodRS256, rsaKey(), map[string]any{"kid": "r1"}, f.claims(change...))
+	}
+	byB := func(kid string, change ...any) string {
+		return sign(jwt.SigningMethodRS256, rsaOther(), map[string]any{"kid": kid}, f.claims(change...))
+	}
+	f.accept(byA("aud", "gateway-a"))
+	f.accept(byB("k2", "iss", b.Issuer, "aud", "gateway-b"))
+	for _, tt := range []struct {
+		name, token string
+		check       keymanager.Check
+	}{
+		{"A's token for B's audience", byA("aud", "gateway-b"), keymanager.CheckAudience},
+		{"B's token for A's audience", byB("r1", "iss", b.Issuer, "aud", "gateway-a"), keymanager.CheckAudience},
+		{"B signs as A with B's kid", byB("k2", "aud", "gateway-a"), keymanager.CheckKey},
+		{"B signs as A with a kid of both", byB("r1", "aud", "gateway-a"), keymanager.CheckSignature},
+		{"A signs as B", byA("iss", b.Issuer, "aud", "gateway-b"), keymanager.CheckSignature},
+		{"A signs as both", byA("iss", []string{issuer, b.Issuer}, "aud", "gateway-a"), keymanager.CheckIssuer},
+		{"A's issuer with a blank", byA("iss", issuer+" ", "aud", "gateway-a"), keymanager.CheckIssuer},
+		{"A's issuer as another URL of the same place", byA("iss", strings.Replace(issuer, "/oauth2", "/x/../oauth2", 1), "aud", "gateway-a"), keymanager.CheckIssuer},
+		{"a key manager of another tenant", byB("k2", "iss", c.Issuer, "aud", "gateway-b"), keymanager.CheckIssuer},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f.t = t
+			f.refuse(tt.token, tt.check)
+			f.refuse(tt.token, tt.check)
+		})
+	}
+}
+
+func TestNestedJWT(t *testing.T) {
+	f := newFixture(t)
+	good := f.token()
+	for name, token := range map[string]string{
+		"a token as the payload":            rawToken(`{"alg":"RS256","kid":"r1"}`, good),
+		"a token as the payload, announced": rawToken(`{"alg":"RS256","kid":"r1","cty":"JWT"}`, good),
+		"a token as a JSON text":            rawToken(`{"alg":"RS256","kid":"r1"}`, `"`+good+`"`),
+		"an encrypted one around it":        "eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIiwiY3R5IjoiSldUIn0..AAAAAAAAAAAAAAAA." + raw64([]byte(good)) + ".AAAA",
+		"a header inside the payload":       raw64([]byte(`{"alg":"none"}`)) + "." + strings.ReplaceAll(good, ".", "-") + ".",
+		"two tokens in a row":               good + good,
+		"two tokens with a dot":             good + "." + good,
+	} {
+		if tok, _, err := f.auth(token); err == nil {
+			t.Errorf("%s: accepted as %+v", name, tok)
+		}
+	}
+}
+
+func TestWhitespaceInAndAroundTokens(t *testing.T) {
+	f := newFixture(t)
+	good := f.token()
+	part := strings.Split(good, ".")
+	for name, token := range map[string]string{
+		"blank before": " " + good, "blank after": good + " ", "tab after": good + "\t", "line end after": good + "\n", "CRLF after": good + "\r\n",
+		"zero byte after": good + "\x00", "no-break space after": good + "\u00a0", "blank around the dot": part[0] + " ." + part[1] + "." + part[2],
+		"line end in the header": part[0][:8] + "\n" + part[0][8:] + "." + part[1] + "." + part[2],
+		"CR in the payload":      part[0] + "." + part[1][:8] + "\r" + part[1][8:] + "." + part[2],
+		"blank in the signature": part[0] + "." + part[1] + "." + part[2][:8] + " " + part[2][8:], "only blanks": "   ", "a comma and another": good + "," + good,
+		"scheme twice": "Bearer " + good,
+	} {
+		if _, _, err := f.auth(token); !errors.Is(err, keymanager.ErrRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// Blanks inside of the JSON that was signed are the issuer's own.
+	f.accept(rawToken("{ \"alg\" : \"RS256\" ,\n\t\"kid\":\"r1\" }", " "+f.payload()+"\n"))
+}
+
+// A JWT that fails is refused, and not shown to a key manager that introspects, even one that claims every token.
+func TestAFailedJWTIsNotIntrospected(t *testing.T) {
+	f := newOpaque(t, IntrospectionOptions{}, func(km *keymanager.KeyManager) {
+		km.TokenFormats = []keymanager.TokenFormat{{Type: "REFERENCE", Pattern: "(?s).*"}}
+	})
+	good := f.token()
+	for _, tt := range []struct {
+		name, token string
+		check       keymanager.Check
+	}{
+		{"another's signature", sign(jwt.SigningMethodRS256, rsaOther(), map[string]any{"kid": "r1"}, f.claims()), keymanager.CheckSignature},
+		{"unsigned", raw64([]byte(`{"alg":"none"}`)) + "." + raw64([]byte(f.payload())) + ".", keymanager.CheckAlgorithm},
+		{"expired", f.token("exp", 1), keymanager.CheckExpired},
+		{"of another issuer", f.token("iss", "https://x"), keymanager.CheckIssuer},
+		{"damaged payload", strings.Replace(good, ".", ".!", 1), keymanager.CheckFormat},
+		{"member twice in the header", rawToken(`{"alg":"none","alg":"RS256","kid":"r1"}`, f.payload()), keymanager.CheckFormat},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f.t = t
+			f.asked.know(tt.token, nil) // it would say yes
+			f.refuse(tt.token, tt.check)
+		})
+	}
+	if n := f.asked.calls.Load(); n != 0 {
+		t.Errorf("%d calls", n)
+	}
+}
