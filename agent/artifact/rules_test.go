@@ -497,7 +497,20 @@ func check(t *testing.T, api *definition.API, err error) {
 		if o.Unsecured && (o.Scopes != nil || o.Security != nil || o.Unavailable != "") {
 			t.Fatalf("an unsecured operation asks for something: %+v", o)
 		}
+		for _, alternative := range o.Security {
+			if len(alternative) == 0 {
+				t.Fatalf("an alternative that asks for nothing: %+v", o)
+			}
+			if slices.Contains(alternative, definition.APIKey) && len(o.APIKeyHeaders)+len(o.APIKeyQueries) == 0 {
+				t.Fatalf("an API key without a place: %+v", o)
+			}
+		}
 		endpoints = append(endpoints, o.Production, o.Sandbox)
+	}
+	for _, c := range api.ClientCertificates {
+		if c.Alias == "" || wrongPEM([]byte(c.PEM)) != "" {
+			t.Fatalf("a client certificate that is none: %+v", c)
+		}
 	}
 	for _, e := range endpoints {
 		if e == nil {
@@ -556,4 +569,57 @@ func FuzzProject(f *testing.F) {
 		api, err := fromFiles("fuzz", map[string][]byte{"P/api.yaml": meta, "P/Definitions/swagger.yaml": spec}, Options{})
 		check(t, api, err)
 	})
+}
+
+func FuzzClientCertificates(f *testing.F) {
+	meta, err := os.ReadFile("testdata/good/Partners-1.0.0/api.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, folder := range []string{"good/Partners-1.0.0", "wrong/71-project-certificate-damaged", "wrong/72-project-certificate-missing", "wrong/73-project-certificate-is-a-key"} {
+		list, err := os.ReadFile("testdata/" + folder + "/Client-certificates/client_certificates.yaml")
+		if err != nil {
+			f.Fatal(err)
+		}
+		certificate, err := os.ReadFile("testdata/" + folder + "/Client-certificates/acme.crt")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(list, certificate)
+	}
+	f.Add([]byte("data: [{alias: a, certificate: \"-----BEGIN CERTIFICATE-----\"}, {alias: b, certificate: ../../etc/passwd}]"), []byte(nil))
+	f.Fuzz(func(t *testing.T, list, certificate []byte) {
+		api, err := fromFiles("fuzz", map[string][]byte{
+			"P/api.yaml": meta, "P/Client-certificates/client_certificates.yaml": list, "P/Client-certificates/acme.crt": certificate,
+		}, Options{})
+		check(t, api, err)
+		if err != nil && strings.Contains(err.Error(), "PRIVATE") {
+			t.Fatalf("a fault shows what the file holds: %v", err)
+		}
+	})
+}
+
+// TestInlineAndForeignCertificates: a certificate may stand in the list itself, and nothing outside of the project is read.
+func TestInlineAndForeignCertificates(t *testing.T) {
+	text, err := os.ReadFile("testdata/good/Partners-1.0.0/Client-certificates/acme.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := func(list string) map[string][]byte {
+		return map[string][]byte{
+			"P/api.yaml":                     []byte("type: api\ndata:\n  name: P\n  context: /p\n  version: 1.0.0\n  securityScheme: [mutualssl, mutualssl_mandatory]\n" + metaEndpoint + metaOps),
+			"P/Client-certificates/list.crt": text, "P/Client-certificates/client_certificates.yaml": []byte(list),
+		}
+	}
+	api, err := fromFiles("P.zip", files("data:\n  - alias: a\n    tierName: Gold\n    certificate: |\n      "+strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", "\n      ")+"\n"), Options{})
+	if err != nil || len(api.ClientCertificates) != 1 || api.ClientCertificates[0].Tier != "Gold" || len(api.Notes) > 0 {
+		t.Errorf("%v %+v", err, api)
+	}
+	if _, err = fromFiles("P.zip", files("data: [{alias: a, certificate: /etc/ssl/certs/ca-certificates.crt}]\n"), Options{}); err == nil || !strings.Contains(err.Error(), "does not hold") {
+		t.Errorf("%v", err)
+	}
+	api, err = fromFiles("P.zip", files("data: []\n"), Options{})
+	if err != nil || len(api.Notes) != 1 || !strings.Contains(api.Notes[0], "admits none") {
+		t.Errorf("%v %+v", err, api)
+	}
 }
