@@ -111,7 +111,15 @@ func parseKey(data []byte, alg algorithm) (*key, error) {
 	if !ok {
 		return nil, fmt.Errorf("a private key of type %T cannot sign", private)
 	}
-	return newKey(signer, chain, alg)
+	k, err := newKey(signer, chain, alg)
+	if err != nil {
+		return nil, err
+	}
+	// A key whose numbers do not belong together shows it now, and not at each request.
+	if _, err := k.sign([]byte("{}")); err != nil {
+		return nil, fmt.Errorf("the private key is of no use: %w", err)
+	}
+	return k, nil
 }
 
 // newKey checks that a key fits the algorithm, and that the first certificate is the key's.

@@ -237,3 +237,33 @@ func TestAKeyIsMadeOnce(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// Whatever a key file holds: it is refused with a reason, or what it signs verifies with what is published.
+func FuzzKeyFile(f *testing.F) {
+	certified, err := os.ReadFile("testdata/rsa-with-certificate.pem")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, content := range [][]byte{nil, certified, rsaPEM(), ecPEM(), edPEM(), []byte("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n")} {
+		f.Add(content)
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		for _, name := range []string{"RS256", "ES256", "EdDSA"} {
+			k, err := parseKey(content, algorithms[name])
+			if err != nil {
+				if k != nil || err.Error() == "" {
+					t.Errorf("%v and %v", k, err)
+				}
+				continue
+			}
+			token, err := k.sign([]byte(`{"iss":"wso2.org/products/am","exp":1764000900,"iat":1764000000}`))
+			if err != nil {
+				t.Fatalf("%s: a key that was taken does not sign: %v", name, err)
+			}
+			set := append(append([]byte(`{"keys":[`), k.public...), "]}"...)
+			if _, err := verify(set, token, epochStart); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
