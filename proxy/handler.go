@@ -887,6 +887,9 @@ func (p *Proxy) finish(s *state, r *http.Request) {
 	e.Status = x.Status
 	if refused {
 		e.Code, e.RefusedAt = x.Code, step.String()
+		if x.Auth != nil && step == pipeline.StepAuthenticate {
+			e.Check, e.Reason = string(x.Auth.Check), x.Reason
+		}
 	}
 	e.Upstream, e.UpstreamStatus = x.Backend, s.upstreamStatus
 	if s.body != nil {

@@ -29,9 +29,11 @@ type Entry struct {
 	User                string // left out unless the option is set
 	Status, Code        int
 	RefusedAt           string
-	Upstream            string
-	UpstreamStatus      int
-	BytesIn, BytesOut   int64
+	// Check and Reason say which check a credential failed, in the words of the answer and of the trace.
+	Check, Reason     string
+	Upstream          string
+	UpstreamStatus    int
+	BytesIn, BytesOut int64
 	// Duration is the whole time, UpstreamTime the wait for the header of the backend's answer, Overhead the time before
 	// the backend was called.
 	Duration, UpstreamTime, Overhead time.Duration
@@ -204,6 +206,8 @@ func (l *Log) append(b []byte, e *Entry) []byte {
 		b = number(b, "code", int64(e.Code))
 	}
 	b = text(b, "refused_at", e.RefusedAt)
+	b = text(b, "check", e.Check)
+	b = text(b, "reason", clip(e.Reason, maxReason))
 	b = text(b, "upstream", e.Upstream)
 	if e.UpstreamStatus != 0 {
 		b = number(b, "upstream_status", int64(e.UpstreamStatus))
@@ -229,6 +233,7 @@ const (
 	maxMethod = 32
 	maxHost   = 2 << 10
 	maxPath   = 8 << 10
+	maxReason = 512
 )
 
 // clip cuts a text that is longer than n bytes, between two characters, and marks the cut.
