@@ -47,7 +47,8 @@ bench: need-go ## gateway against a bare reverse proxy on one core, and the hot 
 bench-sync: need-go need-rabbitmq ## deny policy to enforcement, loading a million subscriptions, events a second
 	GATEHOUSE_BENCH_SYNC=1 $(GO) test -count=1 -run '^TestBenchSync' -v -timeout 30m ./integration/bench
 
-soak: need-go need-rabbitmq ## the long fault runs: 500 sequences, and 20 with RabbitMQ killed and restarted
+soak: need-go need-rabbitmq ## the long runs: key rotation, a million tokens, 500 fault sequences, and 20 with RabbitMQ killed and restarted
+	GATEHOUSE_SOAK=1 $(GO) test -count=1 -run 'UnderLoad|Million|Garbage|MemoryOfMany' -v -timeout 60m ./keymanager/...
 	GATEHOUSE_SOAK=1 GATEHOUSE_SYNC_SEQUENCES=10000 $(GO) test -count=1 -run 'StateMachine|Soak|EveryHistoryEndsEqual' -v -timeout 120m ./agent/sync/... ./integration/...
 
 fuzz: need-go ## each fuzz target for FUZZTIME
