@@ -26,6 +26,7 @@ import (
 // topics are what a gateway listens to.
 var topics = []string{
 	event.TopicNotification, event.TopicKeyManager, event.TopicTokenRevocation, event.TopicThrottleData, event.TopicCacheInvalidation,
+	event.TopicOpaqueAPIKey,
 }
 
 func (a *Agent) buildEngine() error {
@@ -108,7 +109,7 @@ func (a *Agent) syncDomains() sync.Domains {
 		}
 	}
 	apis, mappings := d.store.APIs(), d.store.KeyMappings()
-	return sync.Domains{
+	domains := sync.Domains{
 		APIs: sync.Table[sync.APIKey, subscription.API]{
 			Get:    func(k sync.APIKey) *subscription.API { return apis.Get(store.APIKey(k)) },
 			Put:    apis.Put,
@@ -123,6 +124,10 @@ func (a *Agent) syncDomains() sync.Domains {
 			Len:    mappings.Len, All: mappings.All, ReplaceAll: mappings.ReplaceAll,
 		},
 		Subscriptions: table(d.store.Subscriptions()),
+		APIKeys: sync.Table[string, keymanager.OpaqueKey]{
+			Get: a.apiKeys.store.Get, Put: a.apiKeys.store.Put, Delete: a.apiKeys.store.Delete, Len: a.apiKeys.store.Len, All: a.apiKeys.store.All,
+			ReplaceAll: a.apiKeys.store.ReplaceAll,
+		},
 		KeyManagers: sync.Sink[keymanager.KeyManager]{
 			Put:        func(km keymanager.KeyManager) { d.keyManagers.Put(km) },
 			Delete:     func(km keymanager.KeyManager) { d.keyManagers.Delete(km.Tenant, km.Name) },
@@ -149,6 +154,36 @@ func (a *Agent) syncDomains() sync.Domains {
 		SetAPIs:              a.setAPIs,
 		Decisions:            d.decisions.All,
 		Revocations:          func() []keymanager.Revocation { return d.revocations.All(0) },
+	}
+	a.recheckAfter(&domains)
+	return domains
+}
+
+// recheckAfter has the streams under way asked about again after each change that may end one: a revocation, a deny policy,
+// a subscription or a key manager.
+func (a *Agent) recheckAfter(d *sync.Domains) {
+	recheck := func() {
+		if a.proxy != nil {
+			a.proxy.Recheck()
+		}
+	}
+	revoke, merge := d.Revoke, d.MergeRevocations
+	d.Revoke = func(r keymanager.Revocation) { revoke(r); recheck() }
+	d.MergeRevocations = func(list []keymanager.Revocation) { merge(list); recheck() }
+	d.Deny = rechecked(d.Deny, recheck)
+	d.KeyManagers = rechecked(d.KeyManagers, recheck)
+	put, remove, replace := d.Subscriptions.Put, d.Subscriptions.Delete, d.Subscriptions.ReplaceAll
+	d.Subscriptions.Put = func(s subscription.Subscription) *subscription.Subscription { defer recheck(); return put(s) }
+	d.Subscriptions.Delete = func(key int64) *subscription.Subscription { defer recheck(); return remove(key) }
+	d.Subscriptions.ReplaceAll = func(list []subscription.Subscription) { replace(list); recheck() }
+}
+
+// rechecked is a sink that calls recheck after each change.
+func rechecked[R any](s sync.Sink[R], recheck func()) sync.Sink[R] {
+	return sync.Sink[R]{
+		Put:        func(r R) { s.Put(r); recheck() },
+		Delete:     func(r R) { s.Delete(r); recheck() },
+		ReplaceAll: func(list []R) { s.ReplaceAll(list); recheck() },
 	}
 }
 
