@@ -24,7 +24,8 @@ type Options struct {
 	// HTTP and HTTPS are the addresses of the listeners, ":9090". Empty means no such listener; one at least is needed.
 	HTTP, HTTPS string
 	// CertFile and KeyFile are the certificate of the HTTPS listener in PEM; ClientCAFile holds the authorities of
-	// client certificates, which are asked for where it is set. All are read again when they change.
+	// client certificates, which are asked for and verified where it is set; while an API asks for client certificates any is
+	// taken, since the API's own list decides. All are read again when they change.
 	CertFile, KeyFile, ClientCAFile string
 	// RequestClientCertificates asks clients for a certificate over TLS even while no API wants one, for tokens that are bound
 	// to a certificate. Clients without one are served all the same; who may do what with his is for the domains to say.

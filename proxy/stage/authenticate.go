@@ -61,7 +61,10 @@ type authenticate struct {
 // none is left, why says so.
 func newAuthenticate(d *Domains, o *definition.Operation) (s *authenticate, why string) {
 	s = &authenticate{d: d, certified: true}
-	checked := bearer
+	var checked kinds
+	if d.Authenticator != nil {
+		checked |= bearer
+	}
 	if d.APIKeys != nil {
 		checked |= key
 	}
@@ -71,9 +74,13 @@ func newAuthenticate(d *Domains, o *definition.Operation) (s *authenticate, why 
 	if d.Certificates != nil {
 		checked |= certificate
 	}
+	security := o.Security
+	if len(security) == 0 {
+		security = [][]definition.Credential{{definition.OAuth2}}
+	}
 	var names []string
 next:
-	for _, list := range o.Security {
+	for _, list := range security {
 		var alternative kinds
 		var text []string
 		for _, c := range list {
@@ -89,9 +96,6 @@ next:
 		if alternative != 0 && !slices.Contains(s.alternatives, alternative) {
 			s.alternatives = append(s.alternatives, alternative)
 		}
-	}
-	if len(o.Security) == 0 {
-		s.alternatives = []kinds{bearer}
 	}
 	if len(s.alternatives) == 0 {
 		return nil, "it asks for " + strings.Join(names, " or ") + ", which this gateway is not set up to check"

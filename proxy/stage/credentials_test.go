@@ -252,6 +252,23 @@ func FuzzBasicCredential(f *testing.F) {
 	})
 }
 
+// TestNoTokensAreJudged: where users alone are known, what asks for a token is closed, not open.
+func TestNoTokensAreJudged(t *testing.T) {
+	for ask, code := range map[string]int{"": 900901, "oauth2": 900901, "basic_auth": 0, "oauth2 | basic_auth": 0} {
+		i := &issuers{}
+		op := &definition.Operation{Template: "/*", Method: "GET", Security: asks(ask)}
+		d := &Domains{Users: i}
+		w := &world{}
+		x := prepared(i, d, w, shop(), op, "basic good")
+		d.Authenticator = nil
+		x.Route.Stages = d.Chain(x.Route)
+		f := pipeline.Run(x)
+		if code == 0 && (f != nil || x.Token == nil) || code != 0 && (f == nil || f.Code != code) {
+			t.Errorf("%q: %+v, %s", ask, f, x.Reason)
+		}
+	}
+}
+
 func TestDomainThatSaysNothing(t *testing.T) {
 	i := &issuers{}
 	d := all(i)
