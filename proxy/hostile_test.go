@@ -169,7 +169,7 @@ func TestClientThatSendsNoBody(t *testing.T) {
 	defer early.Close()
 	a := anyAPI(single(early.URL))
 	a.CORS = &definition.CORS{Enabled: true, AllowOrigins: []string{"*"}}
-	g := start(t, Options{BodyIdleTimeout: 100 * time.Millisecond}, a)
+	g := start(t, Options{BodyIdleTimeout: 300 * time.Millisecond}, a)
 	for name, request := range map[string]string{
 		"refused":   "POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n",
 		"preflight": "OPTIONS /a/1/x HTTP/1.1\r\nHost: h\r\nOrigin: http://o\r\nAccess-Control-Request-Method: GET\r\nContent-Length: 10\r\n\r\n",
@@ -182,7 +182,7 @@ func TestClientThatSendsNoBody(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(15 * time.Second))
 			_, _ = io.WriteString(c, request)
 			b, err := io.ReadAll(c)
 			if err != nil || strings.Count(string(b), "HTTP/1.1 ") != 1 {
@@ -203,7 +203,7 @@ func TestQuietClientOfARunningAnswer(t *testing.T) {
 			fmt.Fprintf(w, "%s %v", b, err)
 		}))
 		defer backend.Close()
-		o.BodyIdleTimeout = 150 * time.Millisecond
+		o.BodyIdleTimeout = 500 * time.Millisecond
 		g := start(t, o, anyAPI(single(backend.URL)))
 		pr, pw := io.Pipe()
 		go func() { _, _ = io.WriteString(pw, "one ") }()
@@ -215,7 +215,7 @@ func TestQuietClientOfARunningAnswer(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer res.Body.Close()
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(1200 * time.Millisecond)
 		_, _ = io.WriteString(pw, "two")
 		pw.Close()
 		if b, err := io.ReadAll(res.Body); string(b) != "hi one two <nil>" || err != nil {
