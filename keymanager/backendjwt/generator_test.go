@@ -142,14 +142,14 @@ func TestConcurrently(t *testing.T) {
 }
 
 func TestTheCacheIsBounded(t *testing.T) {
-	g, _ := edGenerator(t, Options{Capacity: 320})
-	for i := range 2000 {
+	g, _ := edGenerator(t, Options{Capacity: 96})
+	for i := range 500 {
 		c := alice()
 		c.ApplicationID = int64(i)
 		mustToken(t, g, c, epochStart)
 	}
-	if s := g.Stats(); s.Entries > 320 || s.Entries < 300 {
-		t.Errorf("%d kept, of at most 320", s.Entries)
+	if s := g.Stats(); s.Entries > 96 || s.Entries < 80 {
+		t.Errorf("%d kept, of at most 96", s.Entries)
 	}
 	g.sweep(epochStart.Add(15 * time.Minute))
 	if s := g.Stats(); s.Entries != 0 {
