@@ -85,7 +85,7 @@ func startKeycloak(t *testing.T) *keycloak {
 		"-Djava.util.logging.manager=org.jboss.logmanager.LogManager",
 		"-Djava.util.concurrent.ForkJoinPool.common.threadFactory=io.quarkus.bootstrap.forkjoin.QuarkusForkJoinWorkerThreadFactory",
 		"-cp", filepath.Join(k.home, "lib/quarkus-run.jar"), "io.quarkus.bootstrap.runner.QuarkusEntryPoint",
-		"start", "--optimized", "--http-enabled=false", "--http-host=127.0.0.1", fmt.Sprintf("--https-port=%d", port), "--hostname=" + k.url,
+		"start", "--optimized", "--cache=local", "--http-enabled=false", "--http-host=127.0.0.1", fmt.Sprintf("--https-port=%d", port), "--hostname=" + k.url,
 		"--https-certificate-file=" + filepath.Join(folder, "server.crt"), "--https-certificate-key-file=" + filepath.Join(folder, "server.key"),
 	}
 	k.start(t)
@@ -136,8 +136,8 @@ func (k *keycloak) start(t *testing.T) {
 			t.Fatalf("Keycloak ended while starting; its last words:\n%s", k.child.Tail(30))
 		case <-time.After(100 * time.Millisecond):
 		}
-		if time.Since(began) > 2*time.Minute {
-			t.Fatalf("Keycloak is not up after 2 minutes (%v); its last words:\n%s", err, k.child.Tail(30))
+		if time.Since(began) > 4*time.Minute {
+			t.Fatalf("Keycloak is not up after 4 minutes (%v); its last words:\n%s", err, k.child.Tail(30))
 		}
 	}
 }
@@ -263,17 +263,22 @@ func (k *keycloak) admin(t *testing.T, method, path string, body, into any) {
 
 const userPassword = "password-of-alice"
 
-// createRealm makes a realm with the user alice, the clients, and a key of its own for an algorithm.
+// createRealm makes a realm with the user alice, the clients, and a key for an algorithm; "" leaves the keys to Keycloak, which
+// makes one for RS256, and others that no access token is signed with.
 func (k *keycloak) createRealm(t *testing.T, name, algorithm string, clients ...object) {
 	t.Helper()
-	k.admin(t, http.MethodPost, "", object{
-		"realm": name, "enabled": true, "defaultSignatureAlgorithm": algorithm, "clients": clients,
+	realm := object{
+		"realm": name, "enabled": true, "clients": clients,
 		"users": []object{{
 			"username": "alice", "enabled": true, "email": "alice@example.com", "emailVerified": true, "firstName": "Alice", "lastName": "Liddell",
 			"credentials": []object{{"type": "password", "value": userPassword, "temporary": false}},
 		}},
-		"components": object{keyProviders: []object{keyProvider("first", algorithm, 100)}},
-	}, nil)
+	}
+	if algorithm != "" {
+		realm["defaultSignatureAlgorithm"] = algorithm
+		realm["components"] = object{keyProviders: []object{keyProvider("first", algorithm, 100)}}
+	}
+	k.admin(t, http.MethodPost, "", realm, nil)
 }
 
 // keyProviders is the kind of the components that make keys.
@@ -289,7 +294,7 @@ func keyProvider(name, algorithm string, priority int) object {
 		config["eddsaEllipticCurveKey"] = []string{"Ed25519"}
 	case strings.HasPrefix(algorithm, "ES"):
 		provider = "ecdsa-generated"
-		config["ecdsaEllipticCurveKey"] = []string{"P-" + algorithm[2:]}
+		config["ecdsaEllipticCurveKey"] = []string{map[string]string{"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}[algorithm]}
 	default:
 		config["algorithm"] = []string{algorithm}
 		config["keySize"] = []string{"2048"}
@@ -341,6 +346,22 @@ func introspectedBy(client string) func(object) {
 
 // lightweight makes the tokens of a client say next to nothing: introspection tells the rest.
 func lightweight(c object) { attribute("client.use.lightweight.access.token.enabled", "true")(c) }
+
+// signsIn makes a client sign in with assertions of a key (private_key_jwt), not with a secret.
+func signsIn(t *testing.T, key object) func(object) {
+	t.Helper()
+	set, err := json.Marshal(object{"keys": []object{key}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c object) {
+		c["clientAuthenticatorType"] = "client-jwt"
+		delete(c, "secret")
+		attribute("use.jwks.string", "true")(c)
+		attribute("jwks.string", string(set))(c)
+		attribute("token.endpoint.auth.signing.alg", "ES256")(c)
+	}
+}
 
 // setEnabled enables or disables a client.
 func (k *keycloak) setEnabled(t *testing.T, realm, client string, enabled bool) {

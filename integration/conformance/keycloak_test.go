@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"gatehouse/integration/emulator"
+	"gatehouse/integration/harness"
 )
 
 // How long the gateway and this test may take for things that should be instant on an idle machine.
@@ -37,40 +39,65 @@ func TestKeycloak(t *testing.T) {
 	const (
 		shop, turning, elsewhere = "shop", "turning", "elsewhere"
 		lightly                  = "lightly"          // its tokens are asked about
-		strict, doomed           = "strict", "doomed" // issuers of the gateway's own configuration
+		strict, doomed           = "strict", "doomed" // this and the next are issuers of the gateway's own configuration
+		brisk, asserted          = "brisk", "asserted"
+		refresh                  = 3 * time.Second
 		maxStale                 = keyPause + 2*time.Second
 	)
-	signed := map[string]string{"RS256": shop, "ES256": "es256", "ES384": "es384", "PS256": "ps256", "EdDSA": "eddsa"}
+	signed := map[string]string{
+		"RS256": shop, "RS512": "rs512", "PS256": "ps256", "PS384": "ps384", "ES256": "es256", "ES384": "es384", "ES512": "es512", "EdDSA": "eddsa",
+	}
 	for algorithm, realm := range signed {
 		clients := []object{client("mobile-app")}
 		if realm == shop {
 			clients = append(clients, client("stranger"), client("unmapped"), client("closing"),
 				client("short", attribute("access.token.lifespan", "3")))
 		}
+		if algorithm == "RS256" {
+			algorithm = "" // what a new realm has
+		}
 		k.createRealm(t, realm, algorithm, clients...)
 	}
 	k.createRealm(t, turning, "RS256", client("mobile-app"))
-	k.createRealm(t, elsewhere, "RS256", client("mobile-app"))
-	k.createRealm(t, strict, "RS256", client("right", audience("https://api.example.com")), client("wrong", audience("https://other.example.com")))
-	k.createRealm(t, doomed, "RS256", client("mobile-app"))
-	k.createRealm(t, lightly, "RS256", client("gatehouse"), client("mobile-app", lightweight, introspectedBy("gatehouse")),
+	k.createRealm(t, elsewhere, "ES256", client("mobile-app"))
+	k.createRealm(t, strict, "ES256", client("right", audience("https://api.example.com")), client("wrong", audience("https://other.example.com")))
+	k.createRealm(t, doomed, "ES256", client("mobile-app"))
+	k.createRealm(t, brisk, "RS256", client("mobile-app"))
+	own, _ := harness.Certificate(t, "gateway")
+	ownKey := filepath.Join(t.TempDir(), "gateway.key")
+	writeKey(t, ownKey, own.PrivateKey)
+	k.createRealm(t, asserted, "ES256", client("gatehouse", signsIn(t, jwkOf(t, own.PrivateKey))), client("mobile-app", lightweight, introspectedBy("gatehouse")))
+	k.createRealm(t, lightly, "ES256", client("gatehouse"), client("mobile-app", lightweight, introspectedBy("gatehouse")),
 		client("stranger", lightweight, introspectedBy("gatehouse")), client("closing", lightweight, introspectedBy("gatehouse")),
 		client("secretive", lightweight))
 
 	authority := filepath.Join(t.TempDir(), "keycloak.crt")
 	write(t, authority, k.authority)
-	issuer := func(realm, keys string) string {
+	issuer := func(realm, keys, jwks string) string {
 		return fmt.Sprintf(`
 [[apim.jwt.issuer]]
 name = %q
 validate_subscriptions = false
 %s
 [apim.jwt.issuer.jwks]
-url = "%[1]s/protocol/openid-connect/certs"
-ca_file = %[3]q
-`, k.realm(realm), keys, authority)
+ca_file = %q
+%s
+`, k.realm(realm), keys, authority, jwks)
 	}
-	sections := fmt.Sprintf("[gateway.introspection]\nttl = %q\n", introspectionTTL) + issuer(strict, `audience = ["https://api.example.com"]`) + issuer(doomed, fmt.Sprintf("jwks_max_stale = %q", maxStale))
+	published := func(realm string) string {
+		return fmt.Sprintf("url = %q\n", k.realm(realm)+"/protocol/openid-connect/certs")
+	}
+	sections := fmt.Sprintf("[gateway.introspection]\nttl = %q\n", introspectionTTL) +
+		issuer(strict, `audience = ["https://api.example.com"]`, published(strict)) +
+		issuer(doomed, fmt.Sprintf("jwks_max_stale = %q", maxStale), published(doomed)) +
+		issuer(brisk, "", published(brisk)+fmt.Sprintf("refresh_interval = %q\n", refresh)) +
+		issuer(asserted, "", fmt.Sprintf(`
+[apim.jwt.issuer.introspection]
+url = "%s/protocol/openid-connect/token/introspect"
+auth_method = "private_key_jwt"
+client_id = "gatehouse"
+key_file = %q
+`, k.realm(asserted), ownKey))
 	w := startWorld(t, k.authority, sections, func(w *world) {
 		for _, realm := range append([]string{turning}, values(signed)...) {
 			if _, err := w.emu.PutKeyManager(emulator.KeyManager{Name: announced(realm), Type: "KeyCloak", Configuration: k.configuration(realm)}); err != nil {
@@ -152,10 +179,36 @@ ca_file = %[3]q
 					t.Fatalf("Keycloak signs with %v, want %s", got, algorithm)
 				}
 				w.wantTrace(t, token, fmt.Sprintf(`"key_manager":%q`, announced(realm)))
+				if got := w.keys(t, announced(realm)); len(got.Keys) != 1 || !got.holds(keyID(t, token)) {
+					t.Errorf("the gateway holds %+v, want the one key that signs", got.Keys)
+				}
 				// The last character holds bits that no decoder may ignore; one before it is the signature for sure.
 				b := []byte(token)
 				b[len(b)-10] ^= 1
 				w.want(t, string(b), 401, 900901)
+			})
+		}
+	})
+	t.Run("what the gateway says of tokens", func(t *testing.T) {
+		for name, c := range map[string]struct {
+			token string
+			want  verdict
+			user  any
+		}{
+			"JWT":           {k.login(t, shop, "mobile-app").Access, verdict{Valid: true, KeyManager: announced(shop)}, "alice"},
+			"lightweight":   {k.login(t, lightly, "mobile-app").Access, verdict{Valid: true, KeyManager: announced(lightly)}, "alice"},
+			"another realm": {k.mint(t, elsewhere, "mobile-app"), verdict{Failed: "issuer"}, nil},
+			"audience":      {k.mint(t, strict, "wrong"), verdict{Failed: "audience", KeyManager: k.realm(strict)}, nil},
+			"not for us":    {k.mint(t, lightly, "secretive"), verdict{Failed: "inactive", KeyManager: announced(lightly)}, nil},
+		} {
+			t.Run(name, func(t *testing.T) {
+				got := w.verify(t, c.token)
+				if user := got.Claims["http://wso2.org/claims/enduser"]; user != c.user {
+					t.Errorf("the user is %v, want %v", user, c.user)
+				}
+				if got.Claims = nil; !reflect.DeepEqual(got, c.want) {
+					t.Errorf("the gateway says %+v, want %+v", got, c.want)
+				}
 			})
 		}
 	})
@@ -177,6 +230,26 @@ ca_file = %[3]q
 	})
 	t.Run("unknown key IDs", func(t *testing.T) { testUnknownKeyIDs(t, k, w, signed["ES256"]) })
 	t.Run("rotation", func(t *testing.T) { testRotation(t, k, w, turning) })
+	t.Run("withdrawn key", func(t *testing.T) {
+		// No token of another key comes to make the gateway look: the refresh interval alone does.
+		old := k.mint(t, brisk, "mobile-app")
+		w.want(t, old, 200, 0)
+		k.addKey(t, brisk, "second", 200)
+		k.disableKey(t, brisk, "first")
+		withdrawn := time.Now()
+		eventually(t, refresh+soon, "the token of the withdrawn key is refused", func() bool {
+			a, err := w.call(old)
+			return err == nil && a.status == 401 && a.code == 900901
+		})
+		if took := time.Since(withdrawn); took > refresh+2*time.Second {
+			t.Errorf("refused %s after the key was withdrawn, want within the refresh interval of %s", took, refresh)
+		}
+		w.want(t, k.mint(t, brisk, "mobile-app"), 200, 0)
+	})
+	t.Run("introspection by private_key_jwt", func(t *testing.T) {
+		w.wantTrace(t, k.mint(t, asserted, "mobile-app"), `"consumer_key":"mobile-app"`)
+		w.want(t, k.mint(t, asserted, "mobile-app"), 200, 0) // a second assertion
+	})
 	t.Run("introspection", func(t *testing.T) { testKeycloakIntrospection(t, k, w, lightly) })
 	t.Run("realm removed", func(t *testing.T) { testRealmRemoved(t, k, w, turning, doomed, maxStale) })
 	t.Run("server killed and started again", func(t *testing.T) {

@@ -258,6 +258,31 @@ func (w *world) get(t *testing.T, path string) string {
 	return string(body)
 }
 
+// verdict is what the gateway finds when it is asked about a token (gatehouse token verify).
+type verdict struct {
+	Valid      bool   `json:"valid"`
+	Failed     string `json:"failed"`
+	KeyManager string `json:"key_manager"`
+	Claims     object `json:"claims"`
+}
+
+func (w *world) verify(t *testing.T, token string) (v verdict) {
+	t.Helper()
+	body, err := json.Marshal(object{"token": token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := callClient.Post(w.admin+"/api/v1/token/verify", "application/json", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&v); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("token/verify answers %s, %v", resp.Status, err)
+	}
+	return v
+}
+
 // keySet is what the gateway says of the keys of a key manager.
 type keySet struct {
 	Keys []struct {
