@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"gatehouse/agent/admin"
 	"gatehouse/agent/config"
 	"gatehouse/keymanager"
 	"gatehouse/keymanager/apikey"
@@ -79,6 +80,49 @@ func keyIssuersOf(cfg *config.Config) ([]apikey.Issuer, error) {
 		list = append(list, issuer)
 	}
 	return list, nil
+}
+
+// opaqueKeyView is an API key that is no JWT. Its hash is not shown: whoever has a short key's could find the key.
+type opaqueKeyView struct {
+	ID               string       `json:"id"`
+	Name             string       `json:"name"`
+	Tenant           string       `json:"tenant"`
+	KeyType          string       `json:"key_type"`
+	User             string       `json:"user"`
+	ApplicationID    int64        `json:"application_id"`
+	ApplicationUUID  string       `json:"application_uuid"`
+	APIUUID          string       `json:"api_uuid"`
+	Bound            string       `json:"bound"`
+	PermittedIP      string       `json:"permitted_ip"`
+	PermittedReferer string       `json:"permitted_referer"`
+	Status           string       `json:"status"`
+	CreatedAt        admin.Time   `json:"created_at,omitempty"`
+	ExpiresAt        admin.Time   `json:"expires_at,omitempty"`
+	Inert            string       `json:"inert,omitempty"` // why no request can match it
+	Origin           admin.Origin `json:"origin"`
+}
+
+// opaqueKeyID names a key by its UUID, and by the beginning of its hash where it has none.
+func opaqueKeyID(k *keymanager.OpaqueKey) string {
+	if k.UUID != "" {
+		return k.UUID
+	}
+	return k.Hash[:min(len(k.Hash), 16)]
+}
+
+func opaqueKeyOf(k *keymanager.OpaqueKey) any {
+	v := opaqueKeyView{
+		ID: opaqueKeyID(k), Name: k.Name, Tenant: k.Tenant, KeyType: k.KeyType, User: k.User, ApplicationID: k.ApplicationID, ApplicationUUID: k.ApplicationUUID,
+		APIUUID: k.APIUUID, Bound: k.Bound, PermittedIP: k.PermittedIP, PermittedReferer: k.PermittedReferer, Status: k.Status,
+		CreatedAt: admin.Time(k.CreatedAt), ExpiresAt: admin.Time(k.ExpiresAt), Origin: origin(k.Origin),
+	}
+	switch {
+	case k.Salted:
+		v.Inert = "the hash is salted in a way that is not known"
+	case !keymanager.IsKeyHash(k.Hash):
+		v.Inert = "the hash is not a SHA-256"
+	}
+	return v
 }
 
 // sweepAPIKeys drops what is cached of keys that are no good any more.

@@ -56,6 +56,8 @@ func changeID(row any, otherwise string) string {
 		return denyID(r)
 	case *throttle.Policy:
 		return policyID(r)
+	case *keymanager.OpaqueKey:
+		return opaqueKeyID(r)
 	}
 	return otherwise
 }
@@ -94,6 +96,10 @@ func (a *Agent) shown(row any) any {
 	case *throttle.Policy:
 		if r != nil {
 			return policyOf(r)
+		}
+	case *keymanager.OpaqueKey:
+		if r != nil {
+			return opaqueKeyOf(r)
 		}
 	case *sync.Scope:
 		if r != nil {

@@ -266,6 +266,9 @@ func (a *Agent) tables() map[string]admin.Table {
 		"revoked-tokens": entries(func() iter.Seq[keymanager.Revocation] { return slices.Values(d.revocations.All(0)) }, func(r keymanager.Revocation) admin.Entry {
 			return admin.Entry{ID: r.Value, Name: r.Value, Render: func() any { return revokedOf(&r) }}
 		}),
+		"api-keys": entries(a.apiKeys.store.All, func(k *keymanager.OpaqueKey) admin.Entry {
+			return admin.Entry{ID: opaqueKeyID(k), Name: k.Name, Render: func() any { return opaqueKeyOf(k) }}
+		}),
 		"upstreams": {Each: a.eachUpstream},
 	}
 }

@@ -1,6 +1,7 @@
 package keymanager
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"strings"
@@ -31,15 +32,22 @@ type OpaqueKey struct {
 	Status string
 	// CreatedAt and ExpiresAt are in ms; 0 means not known, and never.
 	CreatedAt, ExpiresAt int64
-	UpdatedAt            int64 // ms
-	Origin               Origin
+	// UpdatedAt is when anything last told of the key, NotifiedAt when a notification did, ms.
+	UpdatedAt, NotifiedAt int64
+	Origin                Origin
+}
+
+// IsKeyHash reports whether a hash in its canonical form is a SHA-256, the only one that keys are found by.
+func IsKeyHash(hash string) bool {
+	b, err := hex.DecodeString(hash)
+	return err == nil && len(b) == sha256.Size
 }
 
 // CanonicalKeyHash is the one form of a hash of an API key: lower-case hex where the text is a SHA-256 in hex or base64,
 // else the text as it is.
 func CanonicalKeyHash(text string) string {
 	text = strings.TrimSpace(text)
-	const size = 32
+	const size = sha256.Size
 	if len(text) == 2*size {
 		if _, err := hex.DecodeString(text); err == nil {
 			return strings.ToLower(text)

@@ -45,6 +45,8 @@ func baseOf(ev event.Event) event.Base {
 		return e.Base
 	case event.CacheInvalidation:
 		return e.Base
+	case event.APIKeyChanged:
+		return e.Base
 	case event.Ignored:
 		return e.Base
 	}
@@ -72,6 +74,8 @@ func (e *Engine) workerOf(ev event.Event) *worker {
 		return e.revoked.w
 	case event.ScopeChanged:
 		return e.scopes.w
+	case event.APIKeyChanged:
+		return e.apiKeys.w
 	}
 	return nil
 }

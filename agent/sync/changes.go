@@ -16,7 +16,7 @@ type Origin origin
 // themselves, which must not be changed, or for APIs and revoked tokens what may be shown of them.
 type Change struct {
 	// What is "api", "application", "subscription", "key_mapping", "key_manager", "deny_policy", "key_template",
-	// "policy", "scope", "revoked_token" or "artifact".
+	// "policy", "scope", "revoked_token", "api_key" or "artifact".
 	What   string
 	ID     string
 	Before any

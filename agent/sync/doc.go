@@ -47,11 +47,11 @@
 //	          everything else into the inbox of its worker. Bounded in events and in bytes: an overflow drops the backlog and
 //	          makes the lists due
 //	worker    one per group of kinds: APIs and artifacts, applications, key mappings, subscriptions, policies, key
-//	          managers, deny policies and key templates, revocations, scopes. Its goroutine alone changes the tables of the group:
+//	          managers, deny policies and key templates, revocations, scopes, API keys. Its goroutine alone changes the tables of the group:
 //	          events, pieces of lists, answers to questions. Groups never wait for one another
 //	          A panic over one of these fails that one, is counted, and makes the list due; nothing else stops
 //	kind      one per list. Its goroutine alone fetches the list; knows when it is due, retries for ever
-//	dataset   a table with its ledger, in the hands of its worker
+//	dataset   a table with its ledger, in the hands of its worker. API keys that are no JWTs have no list: see apikeys.go
 //
 // States of a kind: due → fetching → applied, failed (due again: within a second when the API Manager cannot be reached,
 // 1 to 15 s on 5xx, a minute on refused credentials) or held back. A list that is empty where rows are held, or has lost

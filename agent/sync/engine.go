@@ -45,6 +45,9 @@ type Engine struct {
 	keyTemplates         *dataset[string, throttle.KeyTemplate]
 	scopes               *dataset[string, Scope]
 	revoked              *revokedKind
+	apiKeys              *dataset[string, keymanager.OpaqueKey]
+	hashOf               map[string]string // of API keys, by UUID
+	deletedKeys          deletedKeys
 
 	sources []*source
 	started atomic.Int64 // ms; 0 before Run

@@ -21,10 +21,12 @@ type kind struct {
 	// optional lists may be missing at an API Manager; they do not hold readiness up.
 	optional bool
 	// slow lists are left out of the periodic resync.
-	slow   bool
-	log    zerolog.Logger
-	pull   func(context.Context) pullResult
-	length func() int
+	slow bool
+	// unlisted: there is no such list, only events.
+	unlisted bool
+	log      zerolog.Logger
+	pull     func(context.Context) pullResult
+	length   func() int
 	// fault is told of a panic of pull.
 	fault func(*panicError)
 	// first is called when the list was applied for the first time, every each time.

@@ -33,6 +33,7 @@ const (
 	kindKeyTemplates         = "key_templates"
 	kindRevokedTokens        = "revoked_tokens"
 	kindScopes               = "scopes"
+	kindAPIKeys              = "api_keys"
 )
 
 type policyKey struct{ tenant, name string }
@@ -351,6 +352,7 @@ func (e *Engine) build() {
 	e.scopes.optional = true
 
 	e.buildRevoked(group("revoked_tokens", e.applyRevoked))
+	e.buildAPIKeys(group(kindAPIKeys, e.applyAPIKey))
 }
 
 var errNoHint = errors.New("nothing is known of the row to ask for it")

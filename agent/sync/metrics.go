@@ -76,6 +76,9 @@ func (m *metrics) watch(e *Engine) {
 		return
 	}
 	for _, k := range e.kinds {
+		if k.unlisted {
+			continue
+		}
 		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gatehouse_sync_age_seconds",
 			Help:        "Age of the list that was applied last; -1 before the first.",
 			ConstLabels: prometheus.Labels{"source": "lists", "kind": k.name}}, func() float64 {

@@ -70,6 +70,9 @@ type Domains struct {
 	// SubscriptionPolicies, ApplicationPolicies and APIPolicies take the policies of their kind.
 	SubscriptionPolicies, ApplicationPolicies, APIPolicies Sink[throttle.Policy]
 
+	// APIKeys are the API keys that are no JWTs, by hash; the zero value leaves them out.
+	APIKeys Table[string, keymanager.OpaqueKey]
+
 	// Revoke adds one revocation, MergeRevocations many.
 	Revoke           func(keymanager.Revocation)
 	MergeRevocations func([]keymanager.Revocation)

@@ -250,7 +250,7 @@ func (e *Engine) sections(head snapshotHead) []section {
 	dec := &rowDecoder{shared: make(map[string]string)}
 	dom := &e.opt.Domains
 	now := time.Now().UnixMilli()
-	return []section{
+	return append(e.apiKeySections(from),
 		smallSection(e.keyManagers, from),
 		smallSection(e.deny, from),
 		smallSection(e.keyTemplates, from),
@@ -277,7 +277,7 @@ func (e *Engine) sections(head snapshotHead) []section {
 			}
 			return nil
 		}),
-	}
+	)
 }
 
 func (e *Engine) readRows(r *snapshot.Reader, head snapshotHead) (rows int, err error) {
