@@ -440,7 +440,7 @@ func (s *authenticate) admit(x *pipeline.Exchange, token *keymanager.Token, cach
 	x.StripCredential = true
 	t := &x.Throttle
 	t.Authenticated = true
-	x.User = withTenant(token.User, x.Route.Tenant)
+	x.User = s.d.users.withTenant(token.User, x.Route.Tenant)
 	t.User = x.User
 	if token.Kind == keymanager.KindJWT || token.Kind == "" {
 		return

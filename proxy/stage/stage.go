@@ -4,6 +4,7 @@ package stage
 
 import (
 	"context"
+	"hash/maphash"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,14 +94,20 @@ type Domains struct {
 	AssertAnonymous, OmitAssertion bool
 
 	texts *decimals
+	users *users
+}
+
+// prepare makes what the stages share.
+func (d *Domains) prepare() {
+	if d.texts == nil {
+		d.texts, d.users = new(decimals), &users{seed: maphash.MakeSeed()}
+	}
 }
 
 // Chain returns the stages of a route, in the order of contract gateway-behaviour.md 1. It is called by one goroutine at a
 // time.
 func (d *Domains) Chain(r *pipeline.Route) []pipeline.Stage {
-	if d.texts == nil {
-		d.texts = new(decimals)
-	}
+	d.prepare()
 	chain := []pipeline.Stage{lifecycle{}}
 	if d.Denier != nil {
 		chain = append(chain, denyAnonymous{d.Denier})
@@ -151,9 +158,7 @@ func (d *Domains) identity(r *pipeline.Route, again bool) []pipeline.Stage {
 // Again returns the stages that say whether an exchange of the route that is under way would still be admitted. They look
 // at its Offer, count nothing and fetch nothing. It is called as Chain is.
 func (d *Domains) Again(r *pipeline.Route) []pipeline.Stage {
-	if d.texts == nil {
-		d.texts = new(decimals)
-	}
+	d.prepare()
 	var chain []pipeline.Stage
 	if d.Denier != nil {
 		chain = append(chain, denyAnonymous{d.Denier})
@@ -386,4 +391,29 @@ func (d *decimals) of(n int64) string {
 	e := &decimal{n, strconv.FormatInt(n, 10)}
 	s.Store(e)
 	return e.text
+}
+
+// users keeps the names of users with their tenants, as decimals keeps numbers: most requests are those of a few.
+type users struct {
+	seed  maphash.Seed
+	slots [1024]atomic.Pointer[known]
+}
+
+type known struct{ user, tenant, text string }
+
+// maxKnown is the longest name that is kept, in bytes.
+const maxKnown = 256
+
+// withTenant appends the API's tenant to a user (withTenant).
+func (u *users) withTenant(user, tenant string) string {
+	if len(user) > maxKnown {
+		return withTenant(user, tenant)
+	}
+	slot := &u.slots[maphash.String(u.seed, user)%uint64(len(u.slots))]
+	if k := slot.Load(); k != nil && k.user == user && k.tenant == tenant {
+		return k.text
+	}
+	k := &known{user, tenant, withTenant(user, tenant)}
+	slot.Store(k)
+	return k.text
 }
