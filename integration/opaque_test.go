@@ -248,3 +248,25 @@ client_secret = %q
 		t.Error("the configuration shows the secret")
 	}
 }
+
+// The snapshot holds what is needed to go on asking.
+func TestOpaqueTokensAfterARestartWithoutTheAPIManager(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	o := worldOptions{fill: opaqueShop, dataDir: data}
+	w := startWorld(t, o)
+	revoked := w.mintOpaque(time.Hour)
+	if err := w.emu.Revoke(revoked, time.Now().Add(time.Hour), "Default"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "the revocation has come", func() bool { return w.gateway.call("GET", "/shop/1.0.0/items", revoked).status == 401 })
+	w.gateway.stop()
+	w.emu.StopREST()
+	w.gateway = startGateway(t, w.emu, o)
+	if a := w.gateway.call("GET", "/shop/1.0.0/items", w.mintOpaque(time.Hour)); a.status != 200 {
+		t.Errorf("a token that was never seen: %v", a)
+	}
+	asked := w.emu.Issuer().Introspections()
+	if a := w.gateway.call("GET", "/shop/1.0.0/items", revoked); a.status != 401 || w.emu.Issuer().Introspections() != asked {
+		t.Errorf("a revoked token: %v, %d questions", a, w.emu.Issuer().Introspections()-asked)
+	}
+}
