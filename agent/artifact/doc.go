@@ -7,7 +7,7 @@
 //
 //   - what would change who may call, or what the backend is given (interceptors, operation policies, other kinds of
 //     endpoint security, mocks), is a fault: the API is not deployed;
-//   - operations that accept only credentials of kinds that cannot be checked (digest, API keys in a cookie) stay deployed and refuse every request
-//     (definition.Operation.Unavailable), so that the rest of their API works;
+//   - operations that accept only credentials of kinds that cannot be checked (digest, API keys in a cookie) stay deployed
+//     and refuse every request (definition.Operation.Unavailable), so that the rest of their API works;
 //   - what has no bearing on either (response cache, connection pools, Envoy's limits) is a note.
 package artifact
