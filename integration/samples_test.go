@@ -219,7 +219,7 @@ const (
 const labels32 = `gateway_labels = ["Production and Sandbox"]`
 
 var eventCases = []eventCase{
-	// --- asyncWebhooksData, opaqueAPIKeyInfo: see TestTopicsThatNobodyListensTo
+	// --- asyncWebhooksData: see TestTopicsThatNobodyListensTo
 
 	// --- cacheInvalidation
 	{sample: "cacheInvalidation-key", unchanged: "a cached validation is checked for revocations with each request", probes: []probe{productionProbe("200", "200")}},
@@ -450,8 +450,16 @@ var eventCases = []eventCase{
 		meanwhile: []change{func(s manager) error { return s.DeleteScope("", "weather:read") }},
 	},
 
+	// --- API keys that are no JWTs: the same key by a notification, by the stream, and by both
+	{sample: "notification-api-key"},
+	{sample: "opaqueAPIKeyInfo-create"},
+	{
+		sample: "opaqueAPIKeyInfo-create", in: "after the notification", earlier: []string{"notification-api-key"}, outcome: "stale",
+		unchanged: "the notification is newer, and says all that this does but the salt",
+	},
+	{sample: "notification-api-key", in: "after the stream", earlier: []string{"opaqueAPIKeyInfo-create"}},
+
 	// --- notification: what a gateway has nothing to do for
-	{sample: "notification-api-key", unchanged: "opaque API keys are not offered", outcome: "other"},
 	{sample: "notification-deploy-policy-mapping-in-gateway", unchanged: "gateway-wide policies are not offered", outcome: "other"},
 	{sample: "notification-remove-policy-mapping-from-gateway", unchanged: "gateway-wide policies are not offered", outcome: "other"},
 	{sample: "notification-endpoint-certificate-add", unchanged: "backends are trusted by [backend] ca_file, not by the API Manager's store", outcome: "other"},
@@ -591,8 +599,8 @@ var massRevocationProbes = []probe{
 	{as: "kiosk", before: "200", after: "200"},
 }
 
-// unrouted are the samples of topics that the gateway does not listen to: it serves no WebSub APIs and no opaque API keys.
-var unrouted = []string{"asyncWebhooksData-subscribe", "asyncWebhooksData-throttled", "asyncWebhooksData-unsubscribe", "opaqueAPIKeyInfo-create"}
+// unrouted are the samples of topics that the gateway does not listen to: it serves no WebSub APIs.
+var unrouted = []string{"asyncWebhooksData-subscribe", "asyncWebhooksData-throttled", "asyncWebhooksData-unsubscribe"}
 
 func jwksOf(e *emulator.Emulator) string {
 	return e.IssuerConfiguration()["certificate_value"].(string)

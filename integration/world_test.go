@@ -248,7 +248,7 @@ var adminClient = &http.Client{Timeout: 10 * time.Second}
 // tables are the lists of the admin API that make up the state of the gateway.
 var tables = []string{
 	"apis", "applications", "subscriptions", "key-mappings", "key-managers", "deny-policies", "key-templates", "policies", "throttled-keys",
-	"revoked-tokens",
+	"revoked-tokens", "api-keys",
 }
 
 // dump is the state of the gateway as the admin API shows it: entries by table and id, without what differs between two
