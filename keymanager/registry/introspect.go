@@ -219,7 +219,7 @@ func (r *Registry) askOne(ctx context.Context, m *manager, raw string, in map[st
 
 // without refuses a token as it would be refused if the key manager had no endpoint: it has, but the gateway may not ask.
 func (m *manager) without() *keymanager.Refusal {
-	return m.refuse(keymanager.CheckOpaque, "not a JWT, and the gateway has no credentials to introspect it with")
+	return m.refuse(keymanager.CheckOpaque, "the gateway has no credentials to introspect the token with")
 }
 
 func (m *manager) away() *keymanager.Refusal {

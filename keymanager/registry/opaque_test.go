@@ -870,3 +870,12 @@ func TestEndpointThatWantsCredentials(t *testing.T) {
 	f.ReplaceConfigured([]keymanager.KeyManager{local})
 	f.refuse(opaque, keymanager.CheckUnverified)
 }
+
+// newModel is newOpaque on an endpoint that several registries share, for many short rounds.
+func newModel(asked *introspector, o IntrospectionOptions) *opaqueFixture {
+	f := &opaqueFixture{fixture: &fixture{clock: newClock()}, asked: asked}
+	f.revs = newRevocations(f.clock)
+	f.Registry = New(Options{TLS: (&keyServer{Server: asked.Server}).roots(), Now: f.clock.now, CacheEnabled: true, Revocations: f.revs, Introspection: o})
+	f.Put(keymanager.KeyManager{Name: "KM", Tenant: "carbon.super", Enabled: true, Introspection: &keymanager.Introspection{URL: asked.URL}})
+	return f
+}
