@@ -167,7 +167,7 @@ paths:
 		{"nor does one that is not there", "[upstream.tls]\nca_file = \"none.pem\"\n", authority, file + `:11: upstream.tls.ca_file = "none.pem": `, "/items", 200},
 		{"the file holds another authority", trusted, otherAuthority, "", "/items", 502},
 		{"and the right one again", trusted, otherAuthority + authority, "", "/items", 200},
-		{"a timeout", "[upstream]\ntimeout = \"100ms\"\nconnect_timeout = \"50ms\"\n" + trusted, authority, "", "/slow", 504},
+		{"a timeout", "[upstream]\ntimeout = \"1500ms\"\nconnect_timeout = \"1500ms\"\n" + trusted, authority, "", "/slow", 504},
 	}
 	for _, st := range steps {
 		t.Run(st.name, func(t *testing.T) {
