@@ -376,9 +376,9 @@ func (k *keycloak) setEnabled(t *testing.T, realm, client string, enabled bool) 
 }
 
 // addKey makes a new key of a realm.
-func (k *keycloak) addKey(t *testing.T, realm, name string, priority int) {
+func (k *keycloak) addKey(t *testing.T, realm, name, algorithm string, priority int) {
 	t.Helper()
-	key := keyProvider(name, "RS256", priority)
+	key := keyProvider(name, algorithm, priority)
 	key["providerType"] = keyProviders
 	k.admin(t, http.MethodPost, "/"+realm+"/components", key, nil)
 }
