@@ -12,11 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,13 +99,17 @@ func startKeycloak(t *testing.T) *keycloak {
 	return k
 }
 
-// need fails the test where one of the programs is missing; install names the Debian package of each.
+// need fails the test where programs are missing, and names them; install is the Debian package of each.
 func need(t *testing.T, consequence string, install map[string]string) {
 	t.Helper()
-	for tool, name := range install {
+	var missing, packages []string
+	for _, tool := range slices.Sorted(maps.Keys(install)) {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Fatalf("%s: %s is missing on this machine; install it with: apt-get install -y %s", consequence, tool, name)
+			missing, packages = append(missing, tool), append(packages, install[tool])
 		}
+	}
+	if missing != nil {
+		t.Fatalf("%s: %s missing on this machine; install with: apt-get install -y %s", consequence, strings.Join(missing, ", "), strings.Join(packages, " "))
 	}
 }
 

@@ -41,11 +41,7 @@ type qpid struct {
 // startQpid builds the publisher with Maven and starts it. What the machine lacks fails the test, by name.
 func startQpid(t *testing.T) *qpid {
 	t.Helper()
-	for tool, install := range map[string]string{"java": "openjdk-17-jre-headless", "javac": "openjdk-17-jdk-headless", "mvn": "maven"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Fatalf("%s is missing on this machine; install it with: apt-get install -y %s", tool, install)
-		}
-	}
+	need(t, "nothing of Qpid was run", map[string]string{"java": "openjdk-17-jre-headless", "javac": "openjdk-17-jdk-headless", "mvn": "maven"})
 	folder := t.TempDir()
 	if err := os.CopyFS(folder, os.DirFS("qpid")); err != nil {
 		t.Fatal(err)
@@ -53,7 +49,7 @@ func startQpid(t *testing.T) *qpid {
 	build := exec.Command("mvn", "-q", "-B", "compile", "dependency:build-classpath", "-Dmdep.outputFile=target/classpath")
 	build.Dir = folder
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("mvn cannot build the publisher (is Maven Central reachable?): %v\n%s", err, out)
+		t.Fatalf("nothing of Qpid was run: mvn cannot build the publisher (is Maven Central reachable?): %v\n%s", err, out)
 	}
 	classpath, err := os.ReadFile(filepath.Join(folder, "target/classpath"))
 	if err != nil {
