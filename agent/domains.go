@@ -48,7 +48,7 @@ func (a *Agent) buildDomains() error {
 	d.revocations = revocation.New(revocation.Options{})
 	// Key managers that the API Manager names are trusted as it is; an issuer of the configuration has its own ca_file.
 	d.keyManagers = registry.New(registry.Options{
-		HTTPClient:    &http.Client{Transport: a.hub.transport(1)},
+		HTTPClient:    &http.Client{Transport: a.hub.transport(32)}, // introspections come many at a time
 		TLS:           a.hub.config(),
 		Logger:        a.part("key_managers"),
 		Registerer:    a.registry,
