@@ -1,10 +1,15 @@
 // Package registry knows the key managers and turns the credential of a request into a verified token, or says which
 // check it failed.
 //
-// A key manager is chosen by the token's issuer alone. Where several have one issuer, the rule is: those of the API's own
-// tenant before global ones; those that are enabled, that validate in the gateway and that the API accepts before others;
-// then by name, in byte order. A key manager of the API Manager hides every issuer of the configuration file that has the
-// same issuer, even while it is disabled.
+// The key manager of a JWT is chosen by the token's issuer. Where several have one issuer, the rule is: those that are
+// enabled and that the API accepts; of these the ones whose token_format_string claims the token by its claims before those
+// that claim nothing, and never one that claims other tokens; those of the API's own tenant before global ones; then by name,
+// in byte order. A key manager of the API Manager hides every issuer of the configuration file that has the same issuer, even
+// while it is disabled, but may be lent that one's introspection.
+//
+// The key manager of an opaque token is the one whose token_format_string claims its form, else the first of those that the
+// API accepts that says it is active. What they say is kept beside the verified JWTs; what they do not know has a cache of its
+// own, so that tokens made up by a caller push no good one out.
 package registry
 
 import (
