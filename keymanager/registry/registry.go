@@ -1,11 +1,12 @@
 // Package registry knows the key managers and turns the credential of a request into a verified token, or says which
 // check it failed.
 //
-// The key manager of a JWT is chosen by the token's issuer. Where several have one issuer, the rule is: those that are
-// enabled and that the API accepts; of these the ones whose token_format_string claims the token by its claims before those
-// that claim nothing, and never one that claims other tokens; those of the API's own tenant before global ones; then by name,
-// in byte order. A key manager of the API Manager hides every issuer of the configuration file that has the same issuer, even
-// while it is disabled, but may be lent that one's introspection.
+// The key manager of a JWT is chosen by the token's issuer. Where several have one issuer, the rule is: only those that are
+// enabled and that the API accepts; those of the API's own tenant before global ones; of these the ones whose
+// token_format_string claims the token by its claims before those that claim nothing; then by name, in byte order. One that
+// claims other tokens by their claims comes into question only where it is alone. A key manager of the API Manager hides
+// every issuer of the configuration file that has the same issuer, even while it is disabled, but may be lent that one's
+// introspection.
 //
 // The key manager of an opaque token is the one whose token_format_string claims its form, else the first of those that the
 // API accepts that says it is active. What they say is kept beside the verified JWTs; what they do not know has a cache of its
