@@ -307,7 +307,10 @@ func TestRefreshAfter(t *testing.T) {
 
 func TestASetIsFetchedAgainBeforeItIsTooOld(t *testing.T) {
 	for _, c := range []struct{ refresh, maxStale, want time.Duration }{
-		{0, 0, time.Hour}, {0, time.Hour, 30 * time.Minute}, {time.Minute, time.Hour, time.Minute}, {time.Hour, 10 * time.Second, 5 * time.Second},
+		{0, 0, time.Hour},
+		{0, time.Hour, 30 * time.Minute},
+		{time.Minute, time.Hour, time.Minute},
+		{time.Hour, 10 * time.Second, 5 * time.Second},
 		{time.Hour, time.Millisecond, time.Second},
 	} {
 		s, err := New(Options{URL: "https://127.0.0.1:1/", Refresh: c.refresh, MaxStale: c.maxStale})
