@@ -167,7 +167,7 @@ func authority(c *x509.Certificate) bool { return c.BasicConstraintsValid && c.I
 func (a *api) pin(c *x509.Certificate, tier string) {
 	sum := sha256.Sum256(c.Raw)
 	if a.pinned[sum] == nil {
-		a.pinned[sum] = admit(sum, tier, c.NotBefore, c.NotAfter)
+		a.pinned[sum] = admit(c, sum, tier, c.NotBefore, c.NotAfter)
 	}
 }
 
@@ -182,8 +182,9 @@ func (a *api) trust(c *x509.Certificate, t *keymanager.Token) {
 	}
 }
 
-func admit(sum [32]byte, tier string, from, to time.Time) *admitted {
+func admit(c *x509.Certificate, sum [32]byte, tier string, from, to time.Time) *admitted {
 	t := tokenOf(tier)
+	t.Subject = c.Subject.String()
 	t.ID = hex.EncodeToString(sum[:])
 	t.ExpiresAt = to.Unix()
 	return &admitted{token: t, notBefore: from.Unix(), notAfter: to.Unix()}
@@ -272,7 +273,7 @@ func (a *api) verify(o *keymanager.CertificateOffer, sum [32]byte, now time.Time
 		}
 		t := a.bySum[sha256.Sum256(chain[len(chain)-1].Raw)]
 		if t != nil && (best == nil || to.Unix() > best.notAfter) {
-			best = admit(sum, t.Tier, from, to)
+			best = admit(leaf, sum, t.Tier, from, to)
 		}
 	}
 	if best == nil {

@@ -119,7 +119,7 @@ func TestAdmission(t *testing.T) {
 				return
 			}
 			tok := accept(t, s, offer(shop, tt.shown...))
-			if tok.Kind != keymanager.KindCertificate || tok.User != "Unknown" || tok.Tier != tt.tier || !tok.Unsubscribed || len(tok.ID) != 64 {
+			if tok.Kind != keymanager.KindCertificate || tok.User != "Unknown" || tok.Tier != tt.tier || !tok.Unsubscribed || len(tok.ID) != 64 || tok.Subject != tt.shown[0].Subject.String() {
 				t.Errorf("token %+v", tok)
 			}
 			reject(t, s, offer("another API", tt.shown...), "no client certificate is admitted")
