@@ -44,6 +44,7 @@ const (
 type stepPlan struct {
 	kind     stepKind
 	cond     expr.Cond
+	reads    []int // columns that the condition needs
 	length   int64 // ms
 	aligned  bool  // start was given
 	start    int64
@@ -229,7 +230,7 @@ func (q *query) handler(h ast.Handler, tree *ast.Query) error {
 		if c.Kind != value.Bool {
 			return refuse(refusal.Type, h.Expr.Position(), "a filter takes a bool, this is of type %s", c.Kind)
 		}
-		q.steps = append(q.steps, stepPlan{kind: filterStep, cond: c.Cond})
+		q.steps = append(q.steps, stepPlan{kind: filterStep, cond: c.Cond, reads: c.Reads})
 		return nil
 	case *ast.Window:
 		switch h.Name {

@@ -17,6 +17,8 @@ type group struct {
 	// row is where the key's row stands in the step under way, valid when step is that step's number.
 	row  int
 	step uint64
+	// off is true when emitOnStateChange has seen false last.
+	off bool
 }
 
 // groups keeps the states of the keys of one query, at most so many. Keys that a whole window did not see are forgotten by
@@ -35,10 +37,10 @@ func newGroups(cells, most int) groups {
 }
 
 // find returns the state of a key; it makes one when the key is new and create is true. nil means that there is none.
-func (g *groups) find(key []byte, create bool, budget *aggregate.Budget) *group {
-	s, ok := g.hot[string(key)]
+func (g *groups) find(key string, create bool, budget *aggregate.Budget) *group {
+	s, ok := g.hot[key]
 	if !ok {
-		if s, ok = g.cold[string(key)]; ok {
+		if s, ok = g.cold[key]; ok {
 			delete(g.cold, s.key)
 			g.hot[s.key] = s
 		}
@@ -51,7 +53,7 @@ func (g *groups) find(key []byte, create bool, budget *aggregate.Budget) *group 
 			g.refused++
 			return nil
 		}
-		s = &group{key: string(key), cells: make([]aggregate.Cell, g.cells), generation: g.generation}
+		s = &group{key: strings.Clone(key), cells: make([]aggregate.Cell, g.cells), generation: g.generation}
 		g.hot[s.key] = s
 	}
 	if s.generation != g.generation {

@@ -86,6 +86,10 @@ type queryRun struct {
 	budget aggregate.Budget
 	stats  *Stats
 
+	// early is the filter of the only reader, nil when there is more than that one reader: the columns that it needs are
+	// computed first, and the rest not at all when it does not pass. Most events of most policies end there.
+	early expr.Cond
+	needs []bool // by column
 	chunk []event
 	out   []event
 	rows  []value.Value
@@ -123,9 +127,26 @@ func NewRuntime(p *Plan, o RuntimeOptions) *Runtime {
 				r.timers = append(r.timers, timer{step: t, query: q, index: len(q.steps)})
 			}
 		}
+		q.look(p)
 		r.queries = append(r.queries, q)
 	}
 	return r
+}
+
+// look sets early where a query does nothing but compute columns for one reader that begins with a filter.
+func (q *queryRun) look(p *Plan) {
+	readers := p.streams[q.plan.target].readers
+	if len(q.plan.aggregates) > 0 || q.plan.having != nil || len(readers) != 1 {
+		return
+	}
+	steps := p.queries[readers[0]].steps
+	if len(steps) == 0 || steps[0].kind != filterStep {
+		return
+	}
+	q.early, q.needs = steps[0].cond, make([]bool, len(q.plan.items))
+	for _, column := range steps[0].reads {
+		q.needs[column] = true
+	}
 }
 
 func build(s stepPlan, p *Plan, q *query, most int) step {
@@ -135,7 +156,7 @@ func build(s stepPlan, p *Plan, q *query, most int) step {
 	case lengthStep:
 		return &length{grid: grid{plan: s}, counts: map[string]int64{}, most: most}
 	case changeStep:
-		return &change{plan: s, flags: flags{hot: map[string]flag{}, cold: map[string]flag{}, most: most}}
+		return &change{plan: s, cached: p.keyed(q, s.key), flags: flags{hot: map[string]flag{}, cold: map[string]flag{}, most: most}}
 	case slidingStep:
 		return &sliding{plan: s}
 	case batchStep:
@@ -144,12 +165,32 @@ func build(s stepPlan, p *Plan, q *query, most int) step {
 	return &filter{plan: s}
 }
 
+// keyed reports whether all rows that a query reads come from one query that groups by this column and nothing else.
+func (p *Plan) keyed(reader *query, column int) bool {
+	producers := 0
+	for _, q := range p.queries {
+		if q.target != reader.source {
+			continue
+		}
+		producers++
+		if len(q.groupBy) != 1 || len(q.aggregates) == 0 || q.items[column].Column != q.groupBy[0] || q.columns[q.groupBy[0]].Kind != value.String {
+			return false
+		}
+	}
+	return producers == 1
+}
+
 // Tap has a function called for every row that a query inserts into a stream, before the readers of the stream see it. The
 // row is valid during the call only. It reports false when there is no such stream. Call it before the first event.
 func (r *Runtime) Tap(stream string, f func(now int64, row []Value)) bool {
 	id, ok := r.plan.names[stream]
 	if ok {
 		r.taps[id] = f
+		for _, q := range r.queries {
+			if q.plan.target == id {
+				q.early = nil // every row is asked for
+			}
+		}
 	}
 	return ok
 }

@@ -4,8 +4,11 @@ import (
 	"gatehouse/throttle/siddhi/value"
 )
 
-// groupKey writes the values that a row is grouped by. Null counts as the text null, as in Siddhi.
-func (q *queryRun) groupKey(row []value.Value) []byte {
+// group finds the state of the key of a row. Null counts as the text null, as in Siddhi.
+func (q *queryRun) group(row []value.Value, create bool) *group {
+	if by := q.plan.groupBy; len(by) == 1 && row[by[0]].Kind() == value.String {
+		return q.groups.find(row[by[0]].Str(), create, &q.budget)
+	}
 	q.key = q.key[:0]
 	for i, column := range q.plan.groupBy {
 		if i > 0 {
@@ -13,7 +16,7 @@ func (q *queryRun) groupKey(row []value.Value) []byte {
 		}
 		q.key = row[column].Append(q.key)
 	}
-	return q.key
+	return q.groups.find(string(q.key), create, &q.budget)
 }
 
 // shardKey is the key by which runtimes share the work.
@@ -43,8 +46,7 @@ func (q *queryRun) selectRows(chunk []event) []event {
 		q.frame.Row = e.row
 		var state *group
 		if len(p.aggregates) > 0 {
-			key := q.groupKey(e.row)
-			if state = q.groups.find(key, e.kind == current, &q.budget); state == nil {
+			if state = q.group(e.row, e.kind == current); state == nil {
 				continue
 			}
 			q.aggregate(state, e.kind)
@@ -56,10 +58,20 @@ func (q *queryRun) selectRows(chunk []event) []event {
 			continue
 		}
 		start := len(q.rows)
-		for i := range p.items {
-			q.rows = append(q.rows, p.items[i].Eval(&q.frame))
-		}
+		q.rows = q.rows[:start+len(p.items)]
 		row := q.rows[start:len(q.rows):len(q.rows)]
+		if q.early != nil && !q.passes(row, e.row) {
+			q.rows = q.rows[:start]
+			continue
+		}
+		for i := range p.items {
+			switch column := p.items[i].Column; {
+			case column >= 0:
+				row[i] = e.row[column]
+			case q.early == nil || !q.needs[i]:
+				row[i] = p.items[i].Eval(&q.frame)
+			}
+		}
 		if !q.frame.Failed && p.having != nil {
 			q.frame.Row = row
 			if !p.having(&q.frame) && !q.frame.Failed {
@@ -72,7 +84,7 @@ func (q *queryRun) selectRows(chunk []event) []event {
 			q.rows = q.rows[:start]
 			continue
 		}
-		made := event{row: row, at: e.at}
+		made := event{row: row, at: e.at, group: state}
 		switch {
 		case !collapse:
 		case grouped && state.step == q.step:
@@ -97,6 +109,26 @@ func (q *queryRun) selectRows(chunk []event) []event {
 	}
 	q.idle = q.idle[:0]
 	return q.out
+}
+
+// passes computes the columns that the next filter needs and asks it.
+func (q *queryRun) passes(row, from []value.Value) bool {
+	for i, needed := range q.needs {
+		if needed {
+			row[i] = q.plan.items[i].Eval(&q.frame)
+		}
+	}
+	if !q.frame.Failed {
+		q.frame.Row = row
+		if q.early(&q.frame) && !q.frame.Failed {
+			q.frame.Row = from
+			return true
+		}
+	}
+	if q.frame.Failed {
+		q.lost()
+	}
+	return false
 }
 
 // aggregate brings the cells of a key up to date and the results into the frame.

@@ -17,6 +17,8 @@ type event struct {
 	row  []value.Value
 	at   int64 // its own timestamp, ms
 	kind eventKind
+	// group is the state of the key that the row is about, nil when it is not known.
+	group *group
 }
 
 // step is a handler with its state. It gets a chunk of events, which it may change, and returns what goes on.
@@ -69,6 +71,9 @@ func (s *owner) process(_ *Runtime, q *queryRun, chunk []event) []event {
 type change struct {
 	plan  stepPlan
 	flags flags
+	// cached is true when all rows come from one query that groups by the key alone: the state of the key then knows
+	// whether the last flag was false, which saves the second look-up for nearly every event.
+	cached bool
 }
 
 // nullKey stands for a null key among the flags; no text holds a zero byte there.
@@ -82,13 +87,20 @@ func (s *change) process(r *Runtime, q *queryRun, chunk []event) []event {
 			kept = append(kept, e)
 			continue
 		}
-		key, on := e.row[s.plan.key], e.row[s.plan.flag]
+		key, on := &e.row[s.plan.key], e.row[s.plan.flag].True()
+		known := s.cached && e.group != nil && !key.IsNull()
+		if known && e.group.off && !on {
+			continue
+		}
 		text := key.Str()
 		if key.IsNull() {
 			text = nullKey
 		}
-		if s.flags.pass(text, on.True()) {
+		if s.flags.pass(text, on) {
 			kept = append(kept, e)
+		}
+		if known {
+			e.group.off = !on
 		}
 	}
 	return kept

@@ -255,6 +255,8 @@ func (c *call) special(kind value.Kind) Eval {
 			}
 			return m[key.Str()]
 		}
+	case "str:concat":
+		return joined(c.args)
 	case "cast", "Cast":
 		of := c.args[0].Eval
 		return func(f *Frame) value.Value {

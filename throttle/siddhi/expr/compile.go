@@ -41,11 +41,14 @@ func Compile(e ast.Expr, scope *Scope) (c Compiled, err error) {
 		}
 	}()
 	k := compiler{scope: scope}
-	return k.expr(e), nil
+	c = k.expr(e)
+	c.Reads = k.reads
+	return c, nil
 }
 
 type compiler struct {
 	scope *Scope
+	reads []int
 }
 
 func refuse(code refusal.Code, at ast.Pos, format string, args ...any) {
@@ -103,6 +106,7 @@ func (k *compiler) ref(r *ast.Ref) Compiled {
 		if c.Name != r.Name {
 			continue
 		}
+		k.reads = append(k.reads, i)
 		out := Compiled{Kind: c.Kind, Column: i, Eval: func(f *Frame) value.Value { return f.Row[i] }}
 		if c.Kind == value.Bool {
 			out.Cond = func(f *Frame) bool { return truth(f, f.Row[i]) }

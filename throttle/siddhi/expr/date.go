@@ -31,8 +31,11 @@ func mustPattern(p string) *datepattern.Pattern {
 }
 
 func (f *Frame) format(p *datepattern.Pattern, t time.Time) value.Value {
-	f.buf = p.Append(f.buf[:0], t)
-	return value.Text(string(f.buf))
+	base := len(f.buf)
+	f.buf = p.Append(f.buf, t)
+	s := string(f.buf[base:])
+	f.buf = f.buf[:base]
+	return value.Text(s)
 }
 
 func current(pattern string) signature {

@@ -51,6 +51,8 @@ type Compiled struct {
 	Literal bool
 	// Column is the index of the attribute when the expression is nothing but one, else -1.
 	Column int
+	// Reads are the indices of the attributes that the value depends on, some maybe twice. Compile fills it in.
+	Reads []int
 	// condition is true for what Siddhi builds as a condition: having accepts nothing else.
 	condition bool
 	// pure is true when the value depends on nothing but the text of the policy.
