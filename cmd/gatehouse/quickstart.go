@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -112,7 +113,8 @@ func runQuickstart(ctx context.Context, o quickstartOptions, streams ioStreams) 
 		APIManager: e.URL(), Page: e.URL() + "/emulator/", Counters: e.URL() + "/emulator/counters", KeyManager: e.Issuer().Issuer(), Backend: e.BackendURL(),
 		EventHub: maskedURL(e.Hub().URL()), Embedded: e.Hub().Embedded(), Config: configFile, Log: logFile, Tokens: tokens,
 	}
-	plan := newQuickstartPlan(places.Gateway, e.URL(), curl, headers)
+	plan := &quickstartPlan{gateway: places.Gateway, manager: e.URL(), admin: gateway.admin, binary: binaryName(os.Args[0]), curl: curl, headers: headers}
+	plan.fill()
 	if o.once {
 		return runQuickstartOnce(ctx, plan, e, tokens, o.output, streams)
 	}
@@ -201,16 +203,25 @@ func (p quickstartPlaces) print(w io.Writer) {
 	for _, l := range [][2]string{
 		{"gateway", p.Gateway},
 		{"its state", p.Admin + "/api/v1/state"},
+		{"why refused", p.Admin + "/api/v1/explain?request_id=…  (the X-Request-Id of an answer)"},
 		{"API Manager", p.APIManager + "  (emulated; steer it at " + p.Page + ")"},
 		{"key manager", p.KeyManager},
 		{"event hub", hub},
 		{"backend", p.Backend},
 		{"configuration", p.Config},
 		{"log", p.Log},
-		{"tokens", filepath.Join(filepath.Dir(p.Config), "{alice,bob,carol,dave}") + "  (curl sends such a file as a header: -H @file)"},
+		{"tokens", filepath.Join(filepath.Dir(p.Config), "{alice,bob,carol,dave,opaque,apikey}") + "  (curl sends such a file as a header: -H @file)"},
 	} {
 		fmt.Fprintf(w, "  %-14s %s\n", l[0], l[1])
 	}
+}
+
+// binaryName is how a shell calls this program again: by the path it was called with, where that needs no quotes.
+func binaryName(called string) string {
+	if called == "" || strings.ContainsAny(called, " \t'\"$\\&|<>*?") {
+		return "gatehouse"
+	}
+	return called
 }
 
 // tail shows the end of the gateway's log, which goes with its folder.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,27 +16,35 @@ import (
 	"time"
 )
 
-// quickstartStep is one curl line with the answer that it must get.
+// quickstartStep is one line for the shell with the answer that it must get.
 type quickstartStep struct {
 	Group   string `json:"group"`
 	Title   string `json:"title"`
 	Command string `json:"command"`
-	Status  int    `json:"status"`
+	// Status is the status of the HTTP answer; below 100 it is the exit status of the whole line.
+	Status int `json:"status"`
 	// Code is the fault code of the answer, 0 for none.
 	Code int `json:"code"`
+	// Shows is a text that what is printed must hold, "" for any.
+	Shows string `json:"shows"`
 	// Within is how many seconds the answer may take to become the expected one.
 	Within float64 `json:"within_seconds"`
 	// Steers is true for a line that changes something at the API Manager.
 	Steers bool `json:"steers"`
 
-	method, url string
-	user        string // whose header file goes with it; "" for none
+	method, url string   // url "": nothing is requested
+	user        string   // whose header file goes with it; "" for none
+	field       string   // the header of that file
+	args        []string // of gatehouse, which gets the JWT that the answer shows, else the user's token, on standard input
 }
 
 // quickstartPlan is everything that quickstart prints and --once runs, in order.
 type quickstartPlan struct {
 	gateway string // http://localhost:9090
 	manager string // https://localhost:9443
+	admin   string // 127.0.0.1:9096
+	// binary is how the shell calls this program.
+	binary string
 	// curl begins each line; it says -4 where the gateway listens on every address, so that the client is 127.0.0.1.
 	curl    string
 	headers map[string]string // user → header file
@@ -45,6 +54,7 @@ type quickstartPlan struct {
 // The groups, in the order in which they are printed.
 const (
 	groupCalls  = "Who may call"
+	groupKinds  = "Other credentials, and what the backend is told"
 	groupDeny   = "Deny policies"
 	groupBlock  = "Subscriptions"
 	groupCustom = "A custom policy"
@@ -60,12 +70,16 @@ const shop = "/shop/1.0.0/items"
 // obeyWithin is how soon the gateway follows a change, in seconds.
 const obeyWithin = 1
 
-func newQuickstartPlan(gateway, manager, curl string, headers map[string]string) *quickstartPlan {
-	p := &quickstartPlan{gateway: gateway, manager: manager, curl: curl, headers: headers}
+// fill makes the steps of a plan that knows all places.
+func (p *quickstartPlan) fill() {
 	p.call(groupCalls, "a token of the third-party key manager", "alice", 200, 0, 0)
 	p.call(groupCalls, "no token", "", 401, 900902, 0)
 	p.call(groupCalls, "bob's application has no subscription", "bob", 403, 900908, 0)
 	p.call(groupCalls, "carol's subscription is blocked", "carol", 401, 900907, 0)
+
+	p.call(groupKinds, "an opaque token: the gateway asks the key manager about it", "opaque", 200, 0, 0)
+	p.call(groupKinds, "an API key of the API Manager", "apikey", 200, 0, 0)
+	p.tell(groupKinds, "the backend gets X-JWT-Assertion, signed by the gateway, and no token of alice's", "alice")
 
 	for _, d := range []struct{ title, kind, value string }{
 		{"the client's address", "IP", "127.0.0.1"},
@@ -101,7 +115,7 @@ func newQuickstartPlan(gateway, manager, curl string, headers map[string]string)
 	p.call(groupRevoke, "dave's token is good", "dave", 200, 0, 0)
 	p.steer(groupRevoke, "revoke it", http.MethodPost, "/emulator/revoke", "dave")
 	p.call(groupRevoke, "revoked", "dave", 401, 900901, obeyWithin)
-	return p
+	p.verify(groupRevoke, "which check it fails", "dave", "revoked")
 }
 
 // quickstartQuery writes a query that a person can read: only what would end or change it is escaped.
@@ -117,6 +131,7 @@ func quickstartQuery(pairs ...string) string {
 func (p *quickstartPlan) call(group, title, user string, status, code int, within float64) {
 	s := quickstartStep{
 		Group: group, Title: title, Status: status, Code: code, Within: within, method: http.MethodGet, url: p.gateway + shop, user: user,
+		field: quickstartField(user),
 	}
 	s.Command = p.curl + " " + s.url
 	if user != "" {
@@ -125,8 +140,26 @@ func (p *quickstartPlan) call(group, title, user string, status, code int, withi
 	p.steps = append(p.steps, s)
 }
 
+// tell decodes the JWT that the backend got with a request, which it answers with.
+func (p *quickstartPlan) tell(group, title, user string) {
+	s := quickstartStep{
+		Group: group, Title: title, Status: statusOK, Shows: "http://wso2.org/claims/applicationname", method: http.MethodGet, url: p.gateway + shop,
+		user: user, field: quickstartField(user), args: []string{"token", "inspect", "-"},
+	}
+	curl := strings.Replace(p.curl, "-si", "-s", 1)
+	s.Command = fmt.Sprintf("%s %s -H @%s | grep -o 'eyJ[[:alnum:]._-]*' | %s %s", curl, s.url, p.headers[user], p.binary, strings.Join(s.args, " "))
+	p.steps = append(p.steps, s)
+}
+
+// verify asks the gateway for its judgment on a token that it refuses.
+func (p *quickstartPlan) verify(group, title, user, check string) {
+	s := quickstartStep{Group: group, Title: title, Status: statusFailed, Shows: check, user: user, args: []string{"token", "verify", "--admin", p.admin, "-"}}
+	s.Command = fmt.Sprintf("%s %s < %s", p.binary, strings.Join(s.args, " "), p.headers[user])
+	p.steps = append(p.steps, s)
+}
+
 func (p *quickstartPlan) steer(group, title, method, path, user string) {
-	s := quickstartStep{Group: group, Title: title, Status: 200, Steers: true, method: method, url: p.manager + path, user: user}
+	s := quickstartStep{Group: group, Title: title, Status: 200, Steers: true, method: method, url: p.manager + path, user: user, field: quickstartField(user)}
 	address := s.url
 	if strings.ContainsAny(address, "?&$") {
 		address = "'" + address + "'"
@@ -156,6 +189,9 @@ func (r quickstartResult) answer() string {
 }
 
 func quickstartAnswer(status, code int) string {
+	if status < 100 {
+		return fmt.Sprintf("exit status %d", status)
+	}
 	if code == 0 {
 		return strconv.Itoa(status)
 	}
@@ -176,8 +212,11 @@ func runQuickstartPlan(ctx context.Context, p *quickstartPlan, caPEM []byte, tok
 		began := time.Now()
 		for {
 			r.GotStatus, r.GotCode, r.Error = 0, 0, ""
-			if err := ask(ctx, client, s, tokens[s.user], &r); err != nil {
+			printed, err := ask(ctx, client, s, tokens[s.user], &r)
+			if err != nil {
 				r.Error = err.Error()
+			} else if !bytes.Contains(printed, []byte(s.Shows)) {
+				r.Error = fmt.Sprintf("%s without %q", r.answer(), s.Shows)
 			}
 			r.OK = r.Error == "" && r.GotStatus == s.Status && r.GotCode == s.Code
 			r.Seconds = time.Since(began).Seconds()
@@ -198,28 +237,54 @@ func runQuickstartPlan(ctx context.Context, p *quickstartPlan, caPEM []byte, tok
 	return allRight
 }
 
-func ask(ctx context.Context, client *http.Client, s quickstartStep, token string, r *quickstartResult) error {
+var shownJWT = regexp.MustCompile(`eyJ[\w.-]*`)
+
+// ask does what the shell does with a step's line, and returns what is printed.
+func ask(ctx context.Context, client *http.Client, s quickstartStep, token string, r *quickstartResult) ([]byte, error) {
+	if s.url == "" {
+		return pipe(ctx, s, token, r), nil
+	}
 	req, err := http.NewRequestWithContext(ctx, s.method, s.url, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
+		_, value, _ := strings.Cut(quickstartHeader(s.user, token), ": ")
+		req.Header.Set(s.field, value)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }() // it was read to its end
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if s.args != nil {
+		return pipe(ctx, s, string(shownJWT.Find(body)), r), nil
 	}
 	r.GotStatus = resp.StatusCode
 	if m := faultCode.FindSubmatch(body); m != nil && resp.StatusCode >= 400 {
 		r.GotCode, _ = strconv.Atoi(string(m[1])) // six digits
 	}
-	return nil
+	return body, nil
+}
+
+// pipe runs the command of a step with a token on standard input.
+func pipe(ctx context.Context, s quickstartStep, token string, r *quickstartResult) []byte {
+	var out bytes.Buffer
+	command := newTokenCommand(ioStreams{In: strings.NewReader(token), Out: &out, Err: &out})
+	command.SetArgs(s.args[1:]) // behind "token"
+	command.SilenceErrors, command.SilenceUsage = true, true
+	r.GotStatus = statusOK
+	if err := command.ExecuteContext(ctx); err != nil {
+		r.GotStatus = statusUsage
+		if own, ok := errors.AsType[*statusError](err); ok {
+			r.GotStatus = own.status
+		}
+	}
+	return out.Bytes()
 }
 
 // print writes the plan as a page to read: what to do, and beside it what to expect.
@@ -230,6 +295,14 @@ func (p *quickstartPlan) print(w io.Writer) {
 
 	head(groupCalls, "")
 	for _, s := range p.group(groupCalls) {
+		row(s.Command, quickstartAnswer(s.Status, s.Code)+"  "+s.Title)
+	}
+	head(groupKinds, "")
+	for _, s := range p.group(groupKinds) {
+		if s.args != nil {
+			row(s.Command, s.Title)
+			continue
+		}
 		row(s.Command, quickstartAnswer(s.Status, s.Code)+"  "+s.Title)
 	}
 	head(groupDeny, ": send one, then alice's request again. The gateway obeys within a second.")
@@ -254,6 +327,10 @@ func (p *quickstartPlan) print(w io.Writer) {
 	for _, s := range p.group(groupRevoke) {
 		if s.Steers {
 			row(s.Command, "the API Manager tells every gateway")
+			continue
+		}
+		if s.args != nil {
+			row(s.Command, fmt.Sprintf("%s: refused at the check %q", s.Title, s.Shows))
 			continue
 		}
 		row(s.Command, quickstartAnswer(s.Status, s.Code)+"  "+s.Title)

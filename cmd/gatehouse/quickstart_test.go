@@ -87,7 +87,7 @@ func TestQuickstartEndsWhenItIsTold(t *testing.T) {
 		t.Errorf("status %d: %s", status, errs.String())
 	}
 	text := out.String()
-	for _, want := range []string{"Gatehouse is ready", "/emulator/", "→ 200", "→ 401 900902", "→ 403 900908", "→ 401 900907", "403 900805", "900806", "→ 401 900901"} {
+	for _, want := range []string{"Gatehouse is ready", "/emulator/", "→ 200", "→ 401 900902", "→ 403 900908", "→ 401 900907", "403 900805", "900806", "→ 401 900901", `check "revoked"`, "X-JWT-Assertion"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page lacks %q:\n%s", want, text)
 		}
@@ -161,18 +161,20 @@ func TestQuickstartOnceSeesAWrongAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer e.Close()
-	plan := newQuickstartPlan("http://127.0.0.1:1", e.URL(), "curl", map[string]string{})
+	plan := &quickstartPlan{gateway: "http://127.0.0.1:1", manager: e.URL(), curl: "curl"}
 	plan.steps = []quickstartStep{
 		{Title: "right", Status: 200, method: "GET", url: e.URL() + "/emulator/counters"},
 		{Title: "another status", Status: 201, method: "GET", url: e.URL() + "/emulator/counters"},
 		{Title: "another code", Status: 404, Code: 900908, method: "DELETE", url: e.URL() + "/emulator/deny?id=7"},
 		{Title: "no answer", Status: 200, method: "GET", url: "http://127.0.0.1:1/"},
+		{Title: "another text", Status: 200, Shows: "no such text", method: "GET", url: e.URL() + "/emulator/counters"},
+		{Title: "another exit status", Status: 0, args: []string{"token", "inspect", "-"}},
 	}
 	var got []bool
 	if right := runQuickstartPlan(t.Context(), plan, e.CAPEM(), nil, func(r quickstartResult) { got = append(got, r.OK) }); right {
 		t.Error("all was right")
 	}
-	if want := []bool{true, false, false, false}; !slices.Equal(got, want) {
+	if want := []bool{true, false, false, false, false, false}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }

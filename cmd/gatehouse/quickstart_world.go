@@ -22,6 +22,9 @@ var quickstartUsers = []struct{ name, client string }{
 const (
 	quickstartVHost      = "localhost"
 	quickstartKeyManager = "Corp Keycloak"
+	// quickstartAsker is the client as which the gateway asks the key manager about opaque tokens.
+	quickstartAsker       = "gateway"
+	quickstartAskerSecret = "gateway-secret"
 	// quickstartTokenLife lets somebody come back after lunch.
 	quickstartTokenLife = 12 * time.Hour
 )
@@ -30,7 +33,10 @@ const (
 // manager each, of which alice's may call, bob's has not subscribed and carol's is blocked. Everything is published, as
 // an administrator's clicks would be.
 func fillQuickstart(e *emulator.Emulator) error {
-	if _, err := e.PutKeyManager(emulator.KeyManager{Name: quickstartKeyManager, Type: "KeyCloak", Configuration: e.IssuerConfiguration()}); err != nil {
+	keyManager := e.IssuerConfiguration()
+	keyManager["client_id"], keyManager["client_secret"] = quickstartAsker, quickstartAskerSecret
+	e.Issuer().RequireClient(quickstartAsker, quickstartAskerSecret)
+	if _, err := e.PutKeyManager(emulator.KeyManager{Name: quickstartKeyManager, Type: "KeyCloak", Configuration: keyManager}); err != nil {
 		return err
 	}
 	for _, p := range []emulator.Policy{
@@ -43,6 +49,7 @@ func fillQuickstart(e *emulator.Emulator) error {
 	}
 	shop, err := e.CreateAPI(emulator.API{
 		Name: "Shop", Version: "1.0.0", Context: "/shop/1.0.0", Endpoint: e.BackendURL(), SandboxEndpoint: e.BackendURL() + "/sandbox", Environments: []string{"Default"},
+		SecurityScheme: []string{"oauth2", "api_key", "oauth_basic_auth_api_key_mandatory"},
 	})
 	if err != nil {
 		return err
@@ -70,21 +77,70 @@ func fillQuickstart(e *emulator.Emulator) error {
 	return nil
 }
 
-// mintQuickstart makes a token for every caller and writes each into a file that curl reads as a header.
+// quickstartField is the header in which a caller's credential is sent.
+func quickstartField(user string) string {
+	if user == "apikey" {
+		return "ApiKey"
+	}
+	return "Authorization"
+}
+
+// quickstartHeader is the header line of a caller's credential.
+func quickstartHeader(user, token string) string {
+	if field := quickstartField(user); field != "Authorization" {
+		return field + ": " + token
+	}
+	return "Authorization: Bearer " + token
+}
+
+// mintQuickstart makes a token for every caller, an opaque one and an API key for alice's application, and writes each into a
+// file that curl reads as a header.
 func mintQuickstart(e *emulator.Emulator, folder string) (tokens, headers map[string]string, err error) {
 	tokens, headers = map[string]string{}, map[string]string{}
-	for _, u := range quickstartUsers {
-		t, err := e.Issuer().Mint(issuer.Token{ClientID: u.client, Subject: u.name, Scope: "openid profile", Life: quickstartTokenLife})
+	mint := func(name string, by *issuer.Issuer, t issuer.Token) error {
+		t.Life = quickstartTokenLife
+		made, err := by.Mint(t)
 		if err != nil {
+			return err
+		}
+		file := filepath.Join(folder, name)
+		if err := os.WriteFile(file, []byte(quickstartHeader(name, made.Token)+"\n"), 0o600); err != nil {
+			return fmt.Errorf("write the token of %s: %w", name, err)
+		}
+		tokens[name], headers[name] = made.Token, file
+		return nil
+	}
+	for _, u := range quickstartUsers {
+		if err := mint(u.name, e.Issuer(), issuer.Token{ClientID: u.client, Subject: u.name, Scope: "openid profile"}); err != nil {
 			return nil, nil, err
 		}
-		file := filepath.Join(folder, u.name)
-		if err := os.WriteFile(file, []byte("Authorization: Bearer "+t.Token+"\n"), 0o600); err != nil {
-			return nil, nil, fmt.Errorf("write the token of %s: %w", u.name, err)
-		}
-		tokens[u.name], headers[u.name] = t.Token, file
+	}
+	alice := quickstartUsers[0]
+	if err := mint("opaque", e.Issuer(), issuer.Token{ClientID: alice.client, Subject: alice.name, Scope: "openid profile", Opaque: true}); err != nil {
+		return nil, nil, err
+	}
+	key, err := apiKeyClaims(e, "MobileApp")
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := mint("apikey", e.Resident(), issuer.Token{Subject: alice.name, Claims: key}); err != nil {
+		return nil, nil, err
 	}
 	return tokens, headers, nil
+}
+
+// apiKeyClaims is what an API Manager writes into an API key of an application, nil for what it does not.
+func apiKeyClaims(e *emulator.Emulator, application string) (map[string]any, error) {
+	for _, a := range e.Rows().Applications {
+		if a.Name == application {
+			return map[string]any{
+				"token_type": "apiKey", "keytype": "PRODUCTION", "permittedIP": "", "permittedReferer": "", "azp": nil, "aud": nil, "typ": nil,
+				"preferred_username": nil, "subscribedAPIs": []any{},
+				"application": map[string]any{"id": a.ID, "uuid": a.UUID, "name": a.Name, "owner": a.SubName, "tier": a.Policy},
+			}, nil
+		}
+	}
+	return nil, fmt.Errorf("the emulated API Manager has no application %s", application)
 }
 
 // quickstartConfig writes the configuration of the gateway as an operator would, and returns its path.
@@ -114,6 +170,15 @@ password = "admin"
 event_listening_endpoints = [%q]
 ca_file = %q
 
+[apim.jwt]
+enable = true
+signing_algorithm = "ES256"
+
+[[gateway.api_key_issuer]]
+name = %[7]q
+jwks_url = %[8]q
+ca_file = %[6]q
+
 [apim.sync_runtime_artifacts.gateway]
 gateway_labels = ["Default"]
 
@@ -123,14 +188,15 @@ password = "admin"
 ca_file = %[6]q
 
 [[apim.throttling.url_group]]
-traffic_manager_urls = ["tcp://%s"]
-traffic_manager_auth_urls = ["ssl://%s"]
+traffic_manager_urls = ["tcp://%[9]s"]
+traffic_manager_auth_urls = ["ssl://%[10]s"]
 type = "failover"
 
 [standalone]
 apis = ""
 policies = ""
-`, httpAddress, adminAddress, filepath.Join(folder, "data"), e.URL(), e.Hub().URL(), ca, e.Receiver().TCPAddress(), e.Receiver().TLSAddress())
+`, httpAddress, adminAddress, filepath.Join(folder, "data"), e.URL(), e.Hub().URL(), ca, e.Resident().Issuer(), e.URL()+e.Resident().JWKSPath(),
+		e.Receiver().TCPAddress(), e.Receiver().TLSAddress())
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return "", fmt.Errorf("write the gateway's configuration: %w", err)
 	}

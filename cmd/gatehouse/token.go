@@ -25,7 +25,7 @@ import (
 const maxToken = 1 << 20
 
 const tokenHelp = `A token on the command line stays in the history of the shell and is seen by every user of the machine: write "-" and give it on
-standard input. "Bearer " before it, and blanks around it, are taken off.`
+standard input. "Authorization: Bearer " or "Bearer " before it, and blanks around it, are taken off.`
 
 func newTokenCommand(streams ioStreams) *cobra.Command {
 	command := &cobra.Command{
@@ -64,6 +64,9 @@ func oneToken(streams ioStreams, args []string) (string, error) {
 		return "", usageError(fmt.Errorf("more than %d bytes: this is no token", maxToken))
 	}
 	text = strings.TrimSpace(text)
+	if name, rest, ok := strings.Cut(text, ":"); ok && strings.EqualFold(name, "Authorization") {
+		text = strings.TrimSpace(rest)
+	}
 	if scheme, rest, ok := strings.Cut(text, " "); ok && strings.EqualFold(scheme, "Bearer") {
 		text = strings.TrimSpace(rest)
 	}
