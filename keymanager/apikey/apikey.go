@@ -212,7 +212,9 @@ func (e *verified) allowsAPI(o *keymanager.KeyOffer) *keymanager.Refusal {
 	}
 	for i := range e.token.Subscribed {
 		s := &e.token.Subscribed[i]
-		if s.Name == o.APIName && (s.Version == o.APIVersion || s.Version == "*") {
+		// Tenants may have APIs of one name: an entry that names a context is for the API at that context.
+		if s.Name == o.APIName && (s.Version == o.APIVersion || s.Version == "*") &&
+			(s.Context == "" || s.Context == o.APIContext || s.Context+"/"+o.APIVersion == o.APIContext) {
 			return nil
 		}
 	}

@@ -232,13 +232,13 @@ func (r *Registry) verifyAt(ctx context.Context, m *manager, p *jwt.Token, raw, 
 	// A fetch may have taken a while: the times are checked against the clock as it is now.
 	now = r.now()
 	times, refusal := p.CheckClaims(now, jwt.Rules{Skew: km.ClockSkew, AllowMissingExp: km.AllowMissingExp, Audience: km.Audience})
-	if refusal == nil {
-		refusal = kindOf(p.Claims)
-	}
 	if refusal != nil {
 		return nil, m.own(refusal)
 	}
 	e := &verified{manager: m, key: k, token: m.token(p, times, k)}
+	if refusal := purpose(p.Claims, e.token); refusal != nil {
+		return nil, m.own(refusal)
+	}
 	e.set.Store(set)
 	e.names = revocation.KeysOf(e.token, raw)
 	e.until = now.Add(maxCached).UnixMilli()

@@ -140,3 +140,69 @@ func TestAFailedJWTIsNotIntrospected(t *testing.T) {
 		t.Errorf("%d calls", n)
 	}
 }
+
+// TestTokensThatAreNoAccessTokens: what the same issuer signs with the same key for another purpose opens no API.
+func TestTokensThatAreNoAccessTokens(t *testing.T) {
+	f := newFixture(t)
+	app := map[string]any{"id": 1, "name": "Web", "owner": "alice", "tier": "Unlimited"}
+	list := []any{map[string]any{"name": "Shop", "version": "1.0.0", "context": "/shop/1.0.0"}}
+	for _, tt := range []struct {
+		name  string
+		token string
+	}{
+		{"API key", f.token("token_type", "apiKey")},
+		{"API key by its restriction to addresses, of a version that names no kind", f.token("permittedIP", "10.0.0.0/8")},
+		{"API key by its restriction to referers", f.token("permittedReferer", "https://app.example.test/*")},
+		{"API key of a version that names no kind", f.token("azp", nil, "aud", nil, "scope", nil, "keytype", "PRODUCTION", "application", app, "subscribedAPIs", list)},
+		{"API key of Microgateway", f.token("azp", nil, "aud", nil, "scope", nil, "keytype", "PRODUCTION", "allowedAPIs", list)},
+		{"ID token of Keycloak", f.token("typ", "ID", "scope", nil)},
+		{"refresh token of Keycloak", f.token("typ", "Refresh")},
+		{"offline token of Keycloak", f.token("typ", "Offline")},
+		{"logout token of Keycloak", f.token("typ", "Logout")},
+		{"ID token of Cognito", f.token("token_use", "id")},
+		{"ID token of WSO2 Identity Server", f.token("scope", nil, "at_hash", "x", "nonce", "n", "amr", []string{"pwd"})},
+		{"ID token of a code", f.token("c_hash", "x")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f.t = t
+			f.refuse(tt.token, keymanager.CheckKind)
+			f.refuse(tt.token, keymanager.CheckKind)
+		})
+	}
+	f.t = t
+	f.accept(f.token())
+	f.accept(f.token("typ", "Bearer"))       // Keycloak
+	f.accept(f.token("typ", "DPoP"))         // Keycloak
+	f.accept(f.token("token_use", "access")) // Cognito
+	f.accept(f.token("token_type", "Bearer"))
+	f.accept(f.token("nonce", "n")) // of access tokens of Keycloak before 24
+	f.accept(f.token("application", app, "subscribedAPIs", list, "keytype", "PRODUCTION"))
+	f.accept(f.token("scope", nil, "application", app, "subscribedAPIs", list, "keytype", "PRODUCTION"))
+	f.accept(f.token("azp", nil, "application", app, "subscribedAPIs", list, "keytype", "PRODUCTION"))
+}
+
+func TestIntrospectedTokensThatAreNoAccessTokens(t *testing.T) {
+	f := newOpaque(t, IntrospectionOptions{})
+	for name, answer := range map[string]map[string]any{
+		"refresh token":                       {"token_type": "refresh_token"},
+		"refresh token by use":                {"token_use": "refresh"},
+		"refresh token, capitals":             {"token_type": "Refresh_Token"},
+		"refresh token of Keycloak":           {"typ": "Refresh"},
+		"ID token":                            {"token_type": "id_token"},
+		"ID token of Keycloak":                {"typ": "ID"},
+		"API key":                             {"token_type": "apiKey"},
+		"API key by its restricted addresses": {"permittedIP": "10.0.0.1"},
+	} {
+		f.asked.know(name[:2]+"-"+strings.ReplaceAll(name, " ", "-"), answer)
+		t.Run(name, func(t *testing.T) {
+			f.t = t
+			f.refuse(name[:2]+"-"+strings.ReplaceAll(name, " ", "-"), keymanager.CheckKind)
+		})
+	}
+	f.t = t
+	for i, answer := range []map[string]any{{}, {"token_type": "Bearer"}, {"typ": "Bearer"}, {"token_use": "access_token"}, {"token_type": "access_token"}} {
+		token := "good-" + string(rune('a'+i))
+		f.asked.know(token, answer)
+		f.accept(token)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"gatehouse/keymanager"
@@ -314,6 +313,9 @@ func (m *manager) judge(in map[string]any, raw string, now time.Time) (*verified
 		return nil, m.own(refusal)
 	}
 	e := &verified{manager: m, introspected: true, token: m.opaqueToken(in, times, raw)}
+	if refusal := purpose(in, e.token); refusal != nil {
+		return nil, m.own(refusal)
+	}
 	e.names = revocation.KeysOf(e.token, raw)
 	return e, nil
 }
@@ -429,11 +431,15 @@ func mayIntrospect(refusal *keymanager.Refusal) bool {
 	return refusal != nil && refusal.Check == keymanager.CheckOpaque
 }
 
-// kindOf refuses keys that are no access tokens although the same key manager signed them (gateway-behaviour.md 8).
-func kindOf(in map[string]any) *keymanager.Refusal {
-	switch kind, _ := in["token_type"].(string); {
-	case strings.EqualFold(kind, "apiKey"), strings.EqualFold(kind, "InternalKey"):
-		return &keymanager.Refusal{Check: keymanager.CheckKind, Detail: "an API key is no access token"}
+// purpose refuses what the same key manager has signed, or says is active, and is no access token (gateway-behaviour.md 8): an
+// API key would lose its restrictions on the way, an ID token is known to whoever may read a user's name.
+func purpose(in map[string]any, t *keymanager.Token) *keymanager.Refusal {
+	what := claims.Purpose(in)
+	if what == "" && t.ConsumerKey == "" && len(t.Scopes) == 0 && claims.UnnamedKey(in) {
+		what = "an API key"
 	}
-	return nil
+	if what == "" {
+		return nil
+	}
+	return &keymanager.Refusal{Check: keymanager.CheckKind, Detail: what + " is no access token"}
 }
