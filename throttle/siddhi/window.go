@@ -132,10 +132,13 @@ func (g *grid) open(now int64) {
 }
 
 // skip leaves out the windows in which nothing can happen, so that a clock put forward does not run one timer for each.
-func (g *grid) skip(now int64) {
-	if behind := now - g.expire; behind >= g.plan.length {
-		g.expire += behind / g.plan.length * g.plan.length
+func (g *grid) skip(now int64) (skipped bool) {
+	behind := now - g.expire
+	if behind < g.plan.length {
+		return false
 	}
+	g.expire += behind / g.plan.length * g.plan.length
+	return true
 }
 
 // passed moves the boundary on if it is reached, by one window.
@@ -154,13 +157,16 @@ type throttleWindow struct {
 	kept    ring
 	// overflow is set when an event could not be kept; the end of the window then drops all counts.
 	overflow bool
+	idle     bool // the timer under way stands for several windows
 	out      []event
 	rows     []value.Value
 }
 
 func (s *throttleWindow) fire(r *Runtime, q *queryRun) []event {
 	if s.profile == Reset || s.kept.n == 0 && !s.overflow {
-		s.skip(r.tickTo)
+		if s.idle = s.skip(r.tickTo); s.idle {
+			r.now = s.expire
+		}
 	}
 	return s.roll(r, q, nil)
 }
@@ -177,7 +183,11 @@ func (s *throttleWindow) roll(r *Runtime, q *queryRun, chunk []event) []event {
 	s.out, s.rows = s.out[:0], s.rows[:0]
 	if boundary && (s.profile == Reset || s.overflow) {
 		s.out = append(s.out, event{kind: reset, at: r.now})
+		if s.idle { // a whole window without events: no key is left
+			s.out = append(s.out, event{kind: reset, at: r.now})
+		}
 	}
+	s.idle = false
 	for _, e := range chunk {
 		if e.kind != current {
 			continue

@@ -49,8 +49,10 @@ func printQuery(b *strings.Builder, q *Query) {
 			b.WriteByte(']')
 		case *Processor:
 			b.WriteByte('#')
-			ident(b, h.Namespace)
-			b.WriteByte(':')
+			if h.Namespace != "" {
+				ident(b, h.Namespace)
+				b.WriteByte(':')
+			}
 			ident(b, h.Name)
 			printArgs(b, h.Args)
 		case *Window:

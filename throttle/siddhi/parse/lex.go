@@ -21,6 +21,7 @@ const (
 	float
 	double
 	symbol
+	bad // what cannot be read; text says why. The parser refuses it when it gets there.
 )
 
 type token struct {
@@ -75,18 +76,20 @@ func (l *lexer) newline(next int) {
 	l.lineStart, l.counted, l.column = next, next, 0
 }
 
-// lex cuts the whole text into tokens; the last one is of kind end.
-func lex(src string) ([]token, *refusal.Error) {
+// lex cuts the whole text into tokens; the last one is of kind end, and the one before it of kind bad when the rest cannot be
+// read.
+func lex(src string) []token {
 	l := lexer{src: src, line: 1}
 	tokens := make([]token, 0, len(src)/5+8)
 	for {
 		t, err := l.next()
 		if err != nil {
-			return nil, err
+			at := ast.Pos{Line: err.Line, Column: err.Column}
+			return append(tokens, token{bad, err.Message, at}, token{kind: end, pos: at})
 		}
 		tokens = append(tokens, t)
 		if t.kind == end {
-			return tokens, nil
+			return tokens
 		}
 	}
 }
@@ -158,8 +161,9 @@ func (l *lexer) next() (token, *refusal.Error) {
 		l.at++
 		return token{symbol, l.src[start : start+1], pos}, nil
 	}
-	r, _ := utf8.DecodeRuneInString(l.src[start:])
-	return token{}, fault(refusal.Syntax, pos, "unexpected character %q", r)
+	_, size := utf8.DecodeRuneInString(l.src[start:])
+	l.at += size
+	return token{symbol, l.src[start:l.at], pos}, nil
 }
 
 // run returns the offset behind the letters and digits from start on.

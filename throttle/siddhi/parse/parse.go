@@ -46,11 +46,7 @@ func newParser(src string) (*parser, error) {
 	if len(src) > MaxTextBytes {
 		return nil, fault(refusal.Syntax, ast.Pos{Line: 1, Column: 1}, "the text has %d bytes, the most is %d", len(src), MaxTextBytes)
 	}
-	tokens, err := lex(src)
-	if err != nil {
-		return nil, err
-	}
-	return &parser{tokens: tokens}, nil
+	return &parser{tokens: lex(src)}, nil
 }
 
 // caught turns the parser's own panic into an error; it never leaves the package.
@@ -92,6 +88,9 @@ func (p *parser) fail(code refusal.Code, at ast.Pos, format string, args ...any)
 
 func (p *parser) unexpected(wanted string) {
 	t := p.peek()
+	if t.kind == bad {
+		p.fail(refusal.Syntax, t.pos, "%s", t.text)
+	}
 	p.fail(refusal.Syntax, t.pos, "expected %s, found %s", wanted, t.shown())
 }
 
@@ -244,7 +243,8 @@ func (p *parser) noStorage(storage *token) {
 
 func (p *parser) define(storage *token) *ast.Stream {
 	at := p.next().pos
-	t := p.next()
+	t := p.peek()
+	p.at++ // over the end too: every case but stream stops here
 	switch {
 	case t.keyword("stream"):
 	case t.keyword("table"):
@@ -256,7 +256,8 @@ func (p *parser) define(storage *token) *ast.Stream {
 	case t.keyword("function"):
 		p.fail(refusal.UnsupportedScript, at, "define function is not supported")
 	default:
-		p.fail(refusal.Syntax, t.pos, "expected 'stream', found %s", t.shown())
+		p.at--
+		p.unexpected("'stream'")
 	}
 	p.noStorage(storage)
 	p.noInner()
