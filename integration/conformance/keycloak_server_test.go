@@ -181,6 +181,7 @@ func (k *keycloak) realm(name string) string { return k.url + "/realms/" + name 
 type grant struct {
 	Access  string `json:"access_token"`
 	Refresh string `json:"refresh_token"`
+	ID      string `json:"id_token"`
 }
 
 func (k *keycloak) grant(realm string, form url.Values) (g grant, err error) {

@@ -132,11 +132,15 @@ key_file = %q
 	t.Run("password", func(t *testing.T) {
 		g := k.login(t, shop, "mobile-app")
 		w.wantTrace(t, g.Access, `"consumer_key":"mobile-app"`, `"user":"alice@carbon.super"`)
-		t.Run("the refresh token and the ID token are none", func(t *testing.T) {
-			// Keycloak signs refresh tokens with a key of its own, HS512.
+		t.Run("the refresh token and the ID token are no access tokens", func(t *testing.T) {
+			// Keycloak signs refresh tokens with a key of its own, HS512, and ID tokens as it does access tokens.
 			w.wantReason(t, g.Refresh, 401, 900901, "algorithm")
+			if keyID(t, g.ID) != keyID(t, g.Access) {
+				t.Fatal("the ID token is of another key")
+			}
+			w.want(t, g.ID, 401, 900901)
 		})
-		w.noTokens(t, g.Access, g.Refresh, userPassword)
+		w.noTokens(t, g.Access, g.Refresh, g.ID, userPassword)
 	})
 	t.Run("no subscription", func(t *testing.T) {
 		w.want(t, mint(t, "stranger"), 403, 900908)

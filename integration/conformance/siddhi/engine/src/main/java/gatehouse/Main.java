@@ -50,7 +50,7 @@ public class Main {
                                 }
                             }
                         });
-                        in = runtime.getInputHandler("In");
+                        in = runtime.getInputHandler("Input");
                         runtime.start();
                         out.println("ok");
                     } catch (Throwable t) {
