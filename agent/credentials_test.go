@@ -38,8 +38,10 @@ func newPair(t *testing.T, name string) pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"},
+	}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -64,8 +66,10 @@ func (p pair) private(t *testing.T) string {
 func (p pair) apiKey(t *testing.T, issuer, api, version, tokenType string) string {
 	t.Helper()
 	list := []any{map[string]any{"name": api, "version": version}}
-	c := jwt.MapClaims{"iss": issuer, "sub": "alice", "jti": api + version + tokenType, "iat": time.Now().Unix(), "exp": time.Now().Unix() + 600, "keytype": "PRODUCTION",
-		"allowedAPIs": list, "permittedIP": "127.0.0.0/8"}
+	c := jwt.MapClaims{
+		"iss": issuer, "sub": "alice", "jti": api + version + tokenType, "iat": time.Now().Unix(), "exp": time.Now().Unix() + 600, "keytype": "PRODUCTION",
+		"allowedAPIs": list, "permittedIP": "127.0.0.0/8",
+	}
 	if tokenType != "" {
 		c["token_type"], c["subscribedAPIs"] = tokenType, list
 	}

@@ -215,8 +215,10 @@ func TestEveryRefusalOfATokenHasItsOwnReason(t *testing.T) {
 			if err := json.Unmarshal([]byte(accessLine(access, id)), &line); err != nil || line.Check != string(row.check) || line.Reason != reason {
 				t.Errorf("access log %s (%v), want check %s and %q", accessLine(access, id), err, row.check, reason)
 			}
-			shown := map[string]string{"the answer": a.body + fmt.Sprint(a.header), "the trace": row.w.gateway.get("/api/v1/explain?request_id=" + id),
-				"the access log": access.String(), "the log": row.w.gateway.log.String()}
+			shown := map[string]string{
+				"the answer": a.body + fmt.Sprint(a.header), "the trace": row.w.gateway.get("/api/v1/explain?request_id=" + id),
+				"the access log": access.String(), "the log": row.w.gateway.log.String(),
+			}
 			for where, text := range shown {
 				for _, part := range append(strings.Split(row.token, "."), "planted-subject") {
 					if len(part) >= 8 && strings.Contains(text, part) {

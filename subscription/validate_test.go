@@ -27,8 +27,10 @@ func TestValidateByState(t *testing.T) {
 				if kt == Sandbox {
 					want = tt.sandbox
 				}
-				v := Validate(Facts{API: &API{ID: 1}, Mapping: &KeyMapping{KeyType: kt}, Application: &Application{ID: 2},
-					Subscription: &Subscription{ID: 3, State: tt.state}})
+				v := Validate(Facts{
+					API: &API{ID: 1}, Mapping: &KeyMapping{KeyType: kt}, Application: &Application{ID: 2},
+					Subscription: &Subscription{ID: 3, State: tt.state},
+				})
 				if v.Reason != want || v.KeyType != kt {
 					t.Errorf("got %s with key type %s, want %s with %s", v.Reason, v.KeyType, want, kt)
 				}
@@ -41,8 +43,10 @@ func TestValidateByState(t *testing.T) {
 }
 
 func TestValidateNamesTheFirstMissingRow(t *testing.T) {
-	whole := Facts{API: &API{ID: 1}, Mapping: &KeyMapping{ApplicationID: 2}, Application: &Application{ID: 2},
-		Subscription: &Subscription{State: Unblocked}}
+	whole := Facts{
+		API: &API{ID: 1}, Mapping: &KeyMapping{ApplicationID: 2}, Application: &Application{ID: 2},
+		Subscription: &Subscription{State: Unblocked},
+	}
 	tests := []struct {
 		name   string
 		drop   func(*Facts)
@@ -70,10 +74,14 @@ func TestValidateNamesTheFirstMissingRow(t *testing.T) {
 }
 
 func TestKeyTypeOfMapping(t *testing.T) {
-	for text, want := range map[KeyType]KeyType{"": Production, "PRODUCTION": Production, "production": Production,
-		"SANDBOX": Sandbox, "Sandbox": Sandbox, "STAGING": "STAGING"} {
-		v := Validate(Facts{API: &API{}, Mapping: &KeyMapping{KeyType: text}, Application: &Application{},
-			Subscription: &Subscription{State: ProdOnlyBlocked}})
+	for text, want := range map[KeyType]KeyType{
+		"": Production, "PRODUCTION": Production, "production": Production,
+		"SANDBOX": Sandbox, "Sandbox": Sandbox, "STAGING": "STAGING",
+	} {
+		v := Validate(Facts{
+			API: &API{}, Mapping: &KeyMapping{KeyType: text}, Application: &Application{},
+			Subscription: &Subscription{State: ProdOnlyBlocked},
+		})
 		if v.KeyType != want || (v.Reason == Allowed) != (want == Sandbox) {
 			t.Errorf("key type %q became %q with %s", text, v.KeyType, v.Reason)
 		}

@@ -62,8 +62,10 @@ func TestRulesBetweenKeys(t *testing.T) {
 		{"a user inside service_url", strings.Replace(eventHub, "https://", "https://u:hunter2@", 1), []string{"apim.event_hub.service_url = \"https://u:***@apim.example.com:9443\": a URL with a user in it"}},
 		{"labels that contradict", "[gateway]\ngateway_labels = [\"A\"]\n[apim.sync_runtime_artifacts.gateway]\ngateway_labels = [\"B\"]\n" + eventHub, []string{"gateway.gateway_labels = [\"A\"]: says something else than apim.sync_runtime_artifacts.gateway.gateway_labels"}},
 
-		{"as many authentication URLs as receivers", eventHub + "[[apim.throttling.url_group]]\ntraffic_manager_urls = [\"tcp://a:9611\", \"tcp://b:9611\"]\ntraffic_manager_auth_urls = [\"ssl://a:9711\"]",
-			[]string{"apim.throttling.url_group[0].traffic_manager_auth_urls = [\"ssl://a:9711\"]: 1 authentication URLs for 2 receivers; write one for each of traffic_manager_urls"}},
+		{
+			"as many authentication URLs as receivers", eventHub + "[[apim.throttling.url_group]]\ntraffic_manager_urls = [\"tcp://a:9611\", \"tcp://b:9611\"]\ntraffic_manager_auth_urls = [\"ssl://a:9711\"]",
+			[]string{"apim.throttling.url_group[0].traffic_manager_auth_urls = [\"ssl://a:9711\"]: 1 authentication URLs for 2 receivers; write one for each of traffic_manager_urls"},
+		},
 		{"a log-in without TLS", eventHub + "[[apim.throttling.url_group]]\ntraffic_manager_urls = [\"tcp://a:9611\"]\ntraffic_manager_auth_urls = [\"tcp://a:9711\"]", []string{"traffic_manager_auth_urls[0] = \"tcp://a:9711\": a log-in without TLS"}},
 		{"AMQP beside NATS", strings.Replace(eventHub, "5672\"", "5672\", \"nats://b:4222\"", 1), []string{"event_listening_endpoints[1] = \"nats://b:4222\": AMQP and NATS brokers in one list"}},
 		{"a group without receivers", eventHub + "[[apim.throttling.url_group]]\ntraffic_manager_urls = []", []string{"apim.throttling.url_group[0].traffic_manager_urls = []: a group without a receiver"}},

@@ -547,8 +547,10 @@ func defaultElement(zero any) any {
 	case APIKeyIssuer:
 		return APIKeyIssuer{Kind: "api_key", ValidateAllowedAPIs: true, ClockSkew: 5 * second}
 	case JWTIssuer:
-		return JWTIssuer{ScopesClaim: "scope", ValidateSubscriptions: true, RequireExp: true, ClockSkew: 5 * second, JWKSMaxStale: 24 * hour,
-			JWKS: JWKS{RefreshInterval: hour}}
+		return JWTIssuer{
+			ScopesClaim: "scope", ValidateSubscriptions: true, RequireExp: true, ClockSkew: 5 * second, JWKSMaxStale: 24 * hour,
+			JWKS: JWKS{RefreshInterval: hour},
+		}
 	case CircuitBreaker:
 		return CircuitBreaker{
 			RequestVolumeThreshold: 20, FailureThreshold: 0.5, TimeWindow: 10 * second, BucketSize: 1 * second,

@@ -295,13 +295,15 @@ func TestRestartNeeded(t *testing.T) {
 		{"circuit breaker set up", "", "[upstream.circuit_breaker]\n", []string{"upstream.circuit_breaker"}, []string{"upstream.circuit_breaker"}},
 		{
 			"circuit breaker changed", "[upstream.circuit_breaker]\n", "[upstream.circuit_breaker]\nreset_time = \"9s\"",
-			[]string{"upstream.circuit_breaker.reset_time"}, []string{"upstream.circuit_breaker.reset_time"},
+			[]string{"upstream.circuit_breaker.reset_time"},
+			[]string{"upstream.circuit_breaker.reset_time"},
 		},
 		{"a user of basic authentication more", "", "[[gateway.user]]\nname = \"a\"\npassword_hash = \"$2b$12$x\"\n", []string{"gateway.user"}, nil},
 		{"an issuer more", "", issuer, []string{"apim.jwt.issuer"}, nil},
 		{
 			"a list", "", "[gateway]\ntenants = [\"*\"]\nenvironment = \"Prod\"",
-			[]string{"gateway.environment", "gateway.gateway_labels", "gateway.tenants"}, []string{"gateway.environment", "gateway.gateway_labels", "gateway.tenants"},
+			[]string{"gateway.environment", "gateway.gateway_labels", "gateway.tenants"},
+			[]string{"gateway.environment", "gateway.gateway_labels", "gateway.tenants"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

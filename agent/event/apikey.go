@@ -13,9 +13,14 @@ func apiKeyAction(eventType string) Action {
 		name   string
 		action Action
 	}{
-		{"REVO", Delete}, {"DELETE", Delete}, {"REMOVE", Delete}, // revoke, revocation
-		{"REGENERATE", Update}, {"UPDATE", Update},
-		{"CREATE", Create}, {"GENERATE", Create}, {"ADD", Create},
+		{"REVO", Delete},
+		{"DELETE", Delete},
+		{"REMOVE", Delete}, // revoke, revocation
+		{"REGENERATE", Update},
+		{"UPDATE", Update},
+		{"CREATE", Create},
+		{"GENERATE", Create},
+		{"ADD", Create},
 	} {
 		if strings.Contains(rest, verb.name) {
 			return verb.action

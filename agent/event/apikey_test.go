@@ -42,11 +42,15 @@ func TestAPIKeyAttributes(t *testing.T) {
 		inner string
 		want  APIKeyChanged
 	}{
-		"restrictions among the properties": {`{"apiKeyHash":"h","properties":{"permittedIP":"10.0.0.1","permittedReferer":"*.x/*"}}`,
-			APIKeyChanged{Hash: "h", PermittedIP: "10.0.0.1", PermittedReferer: "*.x/*"}},
+		"restrictions among the properties": {
+			`{"apiKeyHash":"h","properties":{"permittedIP":"10.0.0.1","permittedReferer":"*.x/*"}}`,
+			APIKeyChanged{Hash: "h", PermittedIP: "10.0.0.1", PermittedReferer: "*.x/*"},
+		},
 		"restrictions as text of properties": {`{"apiKeyHash":"h","additionalProperties":"{\"permittedIP\":\"10.0.0.1\"}"}`, APIKeyChanged{Hash: "h", PermittedIP: "10.0.0.1"}},
-		"its own restriction wins": {`{"apiKeyHash":"h","permittedIP":"10.0.0.2","properties":{"permittedIP":"10.0.0.1"}}`,
-			APIKeyChanged{Hash: "h", PermittedIP: "10.0.0.2"}},
+		"its own restriction wins": {
+			`{"apiKeyHash":"h","permittedIP":"10.0.0.2","properties":{"permittedIP":"10.0.0.1"}}`,
+			APIKeyChanged{Hash: "h", PermittedIP: "10.0.0.2"},
+		},
 		"restrictions as arrays": {`{"apiKeyHash":"h","permittedIP":["10.0.0.1","10.0.0.2"]}`, APIKeyChanged{Hash: "h", PermittedIP: "10.0.0.1,10.0.0.2"}},
 		"numbers as text":        {`{"apiKeyHash":"h","applicationId":"12","validityPeriod":"60","timeCreated":"1764000000000"}`, APIKeyChanged{Hash: "h", ApplicationID: 12, ValidityPeriod: 60, CreatedAt: 1764000000000}},
 		"times in seconds":       {`{"apiKeyHash":"h","timeCreated":1764000000,"expiryTime":1764000060}`, APIKeyChanged{Hash: "h", CreatedAt: 1764000000000, ExpiresAt: 1764000060000}},

@@ -16,8 +16,10 @@ func TopicOf(name string) (topic string, known bool) {
 		TopicAsyncWebhooks, TopicOpaqueAPIKey:
 		return name, true
 	}
-	for _, t := range [...]string{TopicThrottleData, TopicNotification, TopicTokenRevocation, TopicKeyManager,
-		TopicCacheInvalidation, TopicAsyncWebhooks, TopicOpaqueAPIKey} {
+	for _, t := range [...]string{
+		TopicThrottleData, TopicNotification, TopicTokenRevocation, TopicKeyManager,
+		TopicCacheInvalidation, TopicAsyncWebhooks, TopicOpaqueAPIKey,
+	} {
 		if strings.EqualFold(name, t) {
 			return t, true
 		}

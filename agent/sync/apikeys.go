@@ -249,8 +249,15 @@ func apiKeyOf(ev *event.APIKeyChanged, hash string, cur *keymanager.OpaqueKey) *
 			text  *string
 			known string
 		}{
-			{&row.UUID, cur.UUID}, {&row.Name, cur.Name}, {&row.Tenant, cur.Tenant}, {&row.KeyType, cur.KeyType}, {&row.User, cur.User},
-			{&row.ApplicationUUID, cur.ApplicationUUID}, {&row.APIUUID, cur.APIUUID}, {&row.Bound, cur.Bound}, {&row.Status, cur.Status},
+			{&row.UUID, cur.UUID},
+			{&row.Name, cur.Name},
+			{&row.Tenant, cur.Tenant},
+			{&row.KeyType, cur.KeyType},
+			{&row.User, cur.User},
+			{&row.ApplicationUUID, cur.ApplicationUUID},
+			{&row.APIUUID, cur.APIUUID},
+			{&row.Bound, cur.Bound},
+			{&row.Status, cur.Status},
 		} {
 			keep(f.text, f.known)
 		}

@@ -34,8 +34,10 @@ func keyHistory(t *rapid.T, start int64) (events []event.APIKeyChanged, left map
 			row.PermittedIP = rapid.SampledFrom([]string{"", "10.0.0.1", "10.0.0.2"}).Draw(t, "ip")
 			row.Hash, row.UUID, row.User = keyHash(key, generation), uuid, "dana"
 			row.Status = rapid.SampledFrom([]string{"ACTIVE", "INACTIVE"}).Draw(t, "status")
-			events = append(events, event.APIKeyChanged{Base: event.Base{Time: at, Type: "API_KEY_UPDATE"}, Action: action, Hash: row.Hash, UUID: uuid,
-				User: row.User, PermittedIP: row.PermittedIP, Status: row.Status, ValidityPeriod: -1})
+			events = append(events, event.APIKeyChanged{
+				Base: event.Base{Time: at, Type: "API_KEY_UPDATE"}, Action: action, Hash: row.Hash, UUID: uuid,
+				User: row.User, PermittedIP: row.PermittedIP, Status: row.Status, ValidityPeriod: -1,
+			})
 		}
 		whole(event.Create)
 		alive := true
@@ -140,8 +142,10 @@ func TestRowsOfAPIKeys(t *testing.T) {
 	const now = 1764000000000
 	base := event.Base{Time: now, Type: "API_KEY_UPDATE", TenantDomain: "example.com"}
 	stream := event.Base{Time: now, Type: event.TopicOpaqueAPIKey}
-	full := &keymanager.OpaqueKey{Hash: "h", UUID: "u", Tenant: "example.com", User: "dana", ApplicationID: 12, APIID: 41, APIUUID: "api", CreatedAt: 5, ExpiresAt: 7,
-		PermittedIP: "10.0.0.1", PermittedReferer: "*.x/*", Status: "ACTIVE", Bound: "APP"}
+	full := &keymanager.OpaqueKey{
+		Hash: "h", UUID: "u", Tenant: "example.com", User: "dana", ApplicationID: 12, APIID: 41, APIUUID: "api", CreatedAt: 5, ExpiresAt: 7,
+		PermittedIP: "10.0.0.1", PermittedReferer: "*.x/*", Status: "ACTIVE", Bound: "APP",
+	}
 	with := func(change func(*keymanager.OpaqueKey)) *keymanager.OpaqueKey {
 		row := *full
 		change(&row)
@@ -152,8 +156,12 @@ func TestRowsOfAPIKeys(t *testing.T) {
 		ev        event.APIKeyChanged
 		cur, want *keymanager.OpaqueKey
 	}{
-		{"valid for a minute from its creation", event.APIKeyChanged{Base: base, CreatedAt: now - 1000, ValidityPeriod: 60}, nil,
-			&keymanager.OpaqueKey{Hash: "h", Tenant: "example.com", CreatedAt: now - 1000, ExpiresAt: now + 59_000}},
+		{
+			"valid for a minute from its creation",
+			event.APIKeyChanged{Base: base, CreatedAt: now - 1000, ValidityPeriod: 60},
+			nil,
+			&keymanager.OpaqueKey{Hash: "h", Tenant: "example.com", CreatedAt: now - 1000, ExpiresAt: now + 59_000},
+		},
 		{"valid for a minute, creation not said", event.APIKeyChanged{Base: stream, ValidityPeriod: 60}, nil, &keymanager.OpaqueKey{Hash: "h", CreatedAt: now, ExpiresAt: now + 60_000}},
 		{"for ever", event.APIKeyChanged{Base: stream, ValidityPeriod: -1}, nil, &keymanager.OpaqueKey{Hash: "h"}},
 		{"longer than time", event.APIKeyChanged{Base: stream, ValidityPeriod: 1 << 62}, nil, &keymanager.OpaqueKey{Hash: "h", CreatedAt: now, ExpiresAt: now + maxValidity*1000}},

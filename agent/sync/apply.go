@@ -96,8 +96,10 @@ func (e *Engine) applyApplication(it *item) outcome {
 	}
 	partial := false
 	out := e.applications.change(&ev.Base, k, func(cur *subscription.Application) *subscription.Application {
-		row := subscription.Application{ID: named.ID, UUID: ev.UUID, Name: ev.Name, Owner: ev.Owner, Policy: ev.Policy,
-			TokenType: ev.TokenType, Tenant: canonicalTenant(ev.TenantDomain), Attributes: ev.Attributes}
+		row := subscription.Application{
+			ID: named.ID, UUID: ev.UUID, Name: ev.Name, Owner: ev.Owner, Policy: ev.Policy,
+			TokenType: ev.TokenType, Tenant: canonicalTenant(ev.TenantDomain), Attributes: ev.Attributes,
+		}
 		if ev.GroupID != "" {
 			row.GroupIDs = []string{ev.GroupID}
 		}
@@ -146,8 +148,10 @@ func (e *Engine) applyMapping(it *item) outcome {
 		if ev.Action == event.Delete {
 			return nil
 		}
-		row := subscription.KeyMapping{ConsumerKey: k.ConsumerKey, KeyManager: k.KeyManager, KeyType: subscription.KeyType(strings.ToUpper(ev.KeyType)),
-			ApplicationID: ev.ApplicationID, ApplicationUUID: ev.ApplicationUUID, Tenant: canonicalTenant(ev.TenantDomain)}
+		row := subscription.KeyMapping{
+			ConsumerKey: k.ConsumerKey, KeyManager: k.KeyManager, KeyType: subscription.KeyType(strings.ToUpper(ev.KeyType)),
+			ApplicationID: ev.ApplicationID, ApplicationUUID: ev.ApplicationUUID, Tenant: canonicalTenant(ev.TenantDomain),
+		}
 		if cur != nil && sameReference(cur.ApplicationID, row.ApplicationID, cur.ApplicationUUID, row.ApplicationUUID) {
 			keep(&row.ApplicationUUID, cur.ApplicationUUID)
 			row.ApplicationID = cmp.Or(row.ApplicationID, cur.ApplicationID)
@@ -194,8 +198,10 @@ func (e *Engine) applySubscription(it *item) outcome {
 		return outStale
 	}
 	return e.subscriptions.change(&ev.Base, k, func(cur *subscription.Subscription) *subscription.Subscription {
-		row := subscription.Subscription{ID: named.ID, UUID: ev.UUID, APIID: ev.APIID, APIUUID: ev.APIUUID, ApplicationID: ev.ApplicationID,
-			ApplicationUUID: ev.ApplicationUUID, Policy: ev.Policy, State: subscription.State(ev.State), Tenant: canonicalTenant(ev.TenantDomain)}
+		row := subscription.Subscription{
+			ID: named.ID, UUID: ev.UUID, APIID: ev.APIID, APIUUID: ev.APIUUID, ApplicationID: ev.ApplicationID,
+			ApplicationUUID: ev.ApplicationUUID, Policy: ev.Policy, State: subscription.State(ev.State), Tenant: canonicalTenant(ev.TenantDomain),
+		}
 		if cur != nil {
 			keep(&row.UUID, cur.UUID)
 			keep(&row.APIUUID, cur.APIUUID)

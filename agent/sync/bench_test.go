@@ -28,10 +28,12 @@ func overStore(s *store.Store) func(*Options) {
 		apis, mappings := s.APIs(), s.KeyMappings()
 		o.Domains.APIs = Table[APIKey, subscription.API]{
 			Get: func(k APIKey) *subscription.API { return apis.Get(store.APIKey(k)) }, Put: apis.Put,
-			Delete: func(k APIKey) *subscription.API { return apis.Delete(store.APIKey(k)) }, Len: apis.Len, All: apis.All}
+			Delete: func(k APIKey) *subscription.API { return apis.Delete(store.APIKey(k)) }, Len: apis.Len, All: apis.All,
+		}
 		o.Domains.KeyMappings = Table[MappingKey, subscription.KeyMapping]{
 			Get: func(k MappingKey) *subscription.KeyMapping { return mappings.Get(store.MappingKey(k)) }, Put: mappings.Put,
-			Delete: func(k MappingKey) *subscription.KeyMapping { return mappings.Delete(store.MappingKey(k)) }, Len: mappings.Len, All: mappings.All, ReplaceAll: mappings.ReplaceAll}
+			Delete: func(k MappingKey) *subscription.KeyMapping { return mappings.Delete(store.MappingKey(k)) }, Len: mappings.Len, All: mappings.All, ReplaceAll: mappings.ReplaceAll,
+		}
 		o.Domains.Applications = storeTable(s.Applications())
 		o.Domains.Subscriptions = storeTable(s.Subscriptions())
 		o.Domains.Resolve = s.Resolve
@@ -44,8 +46,10 @@ func storeTable[K comparable, R any](t *store.Table[K, R]) Table[K, R] {
 
 // wireSubscription is a row as the API Manager of 4.x sends it.
 func wireSubscription(i int) controlplane.Subscription {
-	return controlplane.Subscription{SubscriptionID: int64(i) + 1, SubscriptionUUID: fmt.Sprintf("90000000-0000-4000-8000-%012d", i),
-		APIID: int64(i / 50_000), AppID: int64(i % 50_000), PolicyID: "Gold", SubscriptionState: "UNBLOCKED"}
+	return controlplane.Subscription{
+		SubscriptionID: int64(i) + 1, SubscriptionUUID: fmt.Sprintf("90000000-0000-4000-8000-%012d", i),
+		APIID: int64(i / 50_000), AppID: int64(i % 50_000), PolicyID: "Gold", SubscriptionState: "UNBLOCKED",
+	}
 }
 
 // BenchmarkEvents applies SUBSCRIPTIONS_UPDATE events, decoded from their wire form, to a table of 100,000 rows.
@@ -70,9 +74,11 @@ func BenchmarkEvents(b *testing.B) {
 	messages := make([]event.Message, 20_000)
 	for i := range messages {
 		state := []string{"BLOCKED", "UNBLOCKED"}[i%2]
-		inner, err := json.Marshal(map[string]any{"subscriptionId": i + 1, "subscriptionUUID": wireSubscription(i + 1).SubscriptionUUID, "apiId": 1, "apiUUID": "",
+		inner, err := json.Marshal(map[string]any{
+			"subscriptionId": i + 1, "subscriptionUUID": wireSubscription(i + 1).SubscriptionUUID, "apiId": 1, "apiUUID": "",
 			"applicationId": 2, "applicationUUID": "", "policyId": "Gold", "subscriptionState": state, "eventId": fmt.Sprint("e", i),
-			"timeStamp": now, "type": "SUBSCRIPTIONS_UPDATE", "tenantId": -1234, "tenantDomain": "carbon.super"})
+			"timeStamp": now, "type": "SUBSCRIPTIONS_UPDATE", "tenantId": -1234, "tenantDomain": "carbon.super",
+		})
 		if err != nil {
 			b.Fatal(err)
 		}

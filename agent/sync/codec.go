@@ -88,8 +88,10 @@ func encodeSubscription(e *encoder, r *subscription.Subscription) {
 }
 
 func decodeSubscription(d *rowDecoder) subscription.Subscription {
-	return subscription.Subscription{ID: d.number(), UUID: d.text(), APIID: d.number(), APIUUID: d.common(), ApplicationID: d.number(),
-		ApplicationUUID: d.common(), Policy: d.common(), State: subscription.State(d.common()), Tenant: d.common()}
+	return subscription.Subscription{
+		ID: d.number(), UUID: d.text(), APIID: d.number(), APIUUID: d.common(), ApplicationID: d.number(),
+		ApplicationUUID: d.common(), Policy: d.common(), State: subscription.State(d.common()), Tenant: d.common(),
+	}
 }
 
 func encodeMapping(e *encoder, r *subscription.KeyMapping) {
@@ -102,8 +104,10 @@ func encodeMapping(e *encoder, r *subscription.KeyMapping) {
 }
 
 func decodeMapping(d *rowDecoder) subscription.KeyMapping {
-	return subscription.KeyMapping{ConsumerKey: d.text(), KeyManager: d.common(), KeyType: subscription.KeyType(d.common()),
-		ApplicationID: d.number(), ApplicationUUID: d.common(), Tenant: d.common()}
+	return subscription.KeyMapping{
+		ConsumerKey: d.text(), KeyManager: d.common(), KeyType: subscription.KeyType(d.common()),
+		ApplicationID: d.number(), ApplicationUUID: d.common(), Tenant: d.common(),
+	}
 }
 
 func encodeApplication(e *encoder, r *subscription.Application) {

@@ -212,8 +212,10 @@ func (e *Engine) askArtifact(ctx context.Context, uuid string, _ *Deployed) ([]D
 // snapshot is never used again, since another release may have read less out of the project. It runs outside of the
 // worker.
 func (e *Engine) parse(a *controlplane.Artifact, tenant string) Deployed {
-	row := Deployed{UUID: a.APIUUID, RevisionUUID: a.RevisionUUID, Deployments: a.Deployments, Overrides: a.EndpointOverrides,
-		Tenant: tenantOr(a.Organization, tenant)}
+	row := Deployed{
+		UUID: a.APIUUID, RevisionUUID: a.RevisionUUID, Deployments: a.Deployments, Overrides: a.EndpointOverrides,
+		Tenant: tenantOr(a.Organization, tenant),
+	}
 	if row.Tenant == "" {
 		row.Tenant = tenantOfContext(a.APIContext)
 	}
@@ -554,9 +556,11 @@ func (e *Engine) forgetFiles(folder []*definition.API) {
 
 // standalone keeps the metadata of an API of the folder where no API Manager names it.
 func (e *Engine) standalone(d *definition.API) *subscription.API {
-	row := subscription.API{ID: d.ID, UUID: d.UUID, Name: d.Name, Version: d.Version, Context: d.Context, Provider: d.Provider, Type: d.Type,
+	row := subscription.API{
+		ID: d.ID, UUID: d.UUID, Name: d.Name, Version: d.Version, Context: d.Context, Provider: d.Provider, Type: d.Type,
 		Status: d.Lifecycle, Policy: d.Tier, Tenant: d.Tenant, IsDefault: d.IsDefault,
-		Origin: subscription.Origin(d.Origin)}
+		Origin: subscription.Origin(d.Origin),
+	}
 	k := APIKey{UUID: row.UUID, ID: row.ID}
 	if k.UUID == "" && k.ID == 0 {
 		return nil

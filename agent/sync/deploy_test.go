@@ -62,8 +62,10 @@ data:
 	if err := z.Close(); err != nil {
 		t.Fatal(err)
 	}
-	a := controlplane.Artifact{File: apiUUID(n) + "-" + revision(rev) + ".zip", Project: out.Bytes(), APIUUID: apiUUID(n), RevisionUUID: revision(rev),
-		Organization: superTenant, APIContext: fmt.Sprintf("/api%d/1.0.0", n), Version: "1.0.0"}
+	a := controlplane.Artifact{
+		File: apiUUID(n) + "-" + revision(rev) + ".zip", Project: out.Bytes(), APIUUID: apiUUID(n), RevisionUUID: revision(rev),
+		Organization: superTenant, APIContext: fmt.Sprintf("/api%d/1.0.0", n), Version: "1.0.0",
+	}
 	if len(labels) == 0 {
 		labels = []string{"Default"}
 	}
@@ -258,8 +260,10 @@ func TestLifecycleAndDefaultVersion(t *testing.T) {
 				r.m.apis[apiUUID(1)] = a
 			}
 			r.m.mu.Unlock()
-			r.source.deliver(r.wire.message(event.TopicNotification, event.APIChanged{Base: base(r.m.now()), Action: event.Update, Lifecycle: true,
-				UUID: apiUUID(1), ID: 1, Name: "API1", Version: "1.0.0", Context: "/api1/1.0.0", Status: status, DefaultVersion: isDefault}))
+			r.source.deliver(r.wire.message(event.TopicNotification, event.APIChanged{
+				Base: base(r.m.now()), Action: event.Update, Lifecycle: true,
+				UUID: apiUUID(1), ID: 1, Name: "API1", Version: "1.0.0", Context: "/api1/1.0.0", Status: status, DefaultVersion: isDefault,
+			}))
 			settled(time.Second)
 		}
 		change("BLOCKED", false)

@@ -624,8 +624,10 @@ func (s *source) dispatch(ev event.Event, now time.Time, id string, size int) {
 	switch ev := ev.(type) {
 	case event.ThrottleDecision:
 		if e.opt.Domains.Decide != nil {
-			e.opt.Domains.Decide(throttle.Decision{Key: ev.Key, Throttled: ev.Throttled, ExpiresAt: ev.ExpiresAt, Conditions: ev.Conditions,
-				Origin: throttle.Origin{Kind: "event", At: now.UnixMilli(), ID: cmp.Or(ev.EventID, id)}}, now.UnixMilli())
+			e.opt.Domains.Decide(throttle.Decision{
+				Key: ev.Key, Throttled: ev.Throttled, ExpiresAt: ev.ExpiresAt, Conditions: ev.Conditions,
+				Origin: throttle.Origin{Kind: "event", At: now.UnixMilli(), ID: cmp.Or(ev.EventID, id)},
+			}, now.UnixMilli())
 			e.dirty.Store(true)
 		}
 		s.count(ev.Type, applied)

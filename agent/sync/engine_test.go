@@ -24,8 +24,10 @@ func subRow(id int64, state string) controlplane.Subscription {
 }
 
 func subEvent(m *manager, row controlplane.Subscription, action event.Action, t int64) event.SubscriptionChanged {
-	return event.SubscriptionChanged{Base: base(t), Action: action, ID: row.SubscriptionID, APIID: row.APIID, ApplicationID: row.AppID,
-		Policy: row.PolicyID, State: row.SubscriptionState}
+	return event.SubscriptionChanged{
+		Base: base(t), Action: action, ID: row.SubscriptionID, APIID: row.APIID, ApplicationID: row.AppID,
+		Policy: row.PolicyID, State: row.SubscriptionState,
+	}
 }
 
 // settled lets everything that is under way end.
@@ -129,17 +131,23 @@ func TestEventsAreOrderedByTheirTime(t *testing.T) {
 	}{
 		"newer replaces": {[]event.SubscriptionChanged{{Base: base(1), Action: event.Update, State: "BLOCKED"}}, "BLOCKED"},
 		"older after newer is dropped": {[]event.SubscriptionChanged{
-			{Base: base(20), Action: event.Update, State: "BLOCKED"}, {Base: base(10), Action: event.Update, State: "UNBLOCKED"}}, "BLOCKED"},
+			{Base: base(20), Action: event.Update, State: "BLOCKED"}, {Base: base(10), Action: event.Update, State: "UNBLOCKED"},
+		}, "BLOCKED"},
 		"equal applies": {[]event.SubscriptionChanged{
-			{Base: base(20), Action: event.Update, State: "BLOCKED"}, {Base: base(20), Action: event.Update, State: "REJECTED"}}, "REJECTED"},
+			{Base: base(20), Action: event.Update, State: "BLOCKED"}, {Base: base(20), Action: event.Update, State: "REJECTED"},
+		}, "REJECTED"},
 		"equal ON_HOLD does not replace UNBLOCKED": {[]event.SubscriptionChanged{
-			{Base: base(20), Action: event.Update, State: "UNBLOCKED"}, {Base: base(20), Action: event.Create, State: "ON_HOLD"}}, "UNBLOCKED"},
+			{Base: base(20), Action: event.Update, State: "UNBLOCKED"}, {Base: base(20), Action: event.Create, State: "ON_HOLD"},
+		}, "UNBLOCKED"},
 		"equal UNBLOCKED replaces ON_HOLD": {[]event.SubscriptionChanged{
-			{Base: base(20), Action: event.Create, State: "ON_HOLD"}, {Base: base(20), Action: event.Update, State: "UNBLOCKED"}}, "UNBLOCKED"},
+			{Base: base(20), Action: event.Create, State: "ON_HOLD"}, {Base: base(20), Action: event.Update, State: "UNBLOCKED"},
+		}, "UNBLOCKED"},
 		"older update after delete does not resurrect": {[]event.SubscriptionChanged{
-			{Base: base(20), Action: event.Delete}, {Base: base(10), Action: event.Update, State: "UNBLOCKED"}}, "absent"},
+			{Base: base(20), Action: event.Delete}, {Base: base(10), Action: event.Update, State: "UNBLOCKED"},
+		}, "absent"},
 		"newer create after delete does": {[]event.SubscriptionChanged{
-			{Base: base(20), Action: event.Delete}, {Base: base(30), Action: event.Create, State: "UNBLOCKED"}}, "UNBLOCKED"},
+			{Base: base(20), Action: event.Delete}, {Base: base(30), Action: event.Create, State: "UNBLOCKED"},
+		}, "UNBLOCKED"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, nil, func(t *testing.T, r *rig) {
@@ -337,7 +345,8 @@ func TestKeyTemplatesSwappedConverge(t *testing.T) {
 		r.m.mu.Unlock()
 		now := r.m.now()
 		for _, ev := range []event.KeyTemplateChanged{
-			{Base: base(now + 1), Template: "$appId"}, {Base: base(now), Remove: true, Template: "$userId"},
+			{Base: base(now + 1), Template: "$appId"},
+			{Base: base(now), Remove: true, Template: "$userId"},
 			{Base: base(now + 1), Remove: true, Template: "$appId"}, // not newer than the add: ignored
 		} {
 			r.source.deliver(r.wire.message(event.TopicThrottleData, ev))

@@ -94,8 +94,10 @@ func TestAKeyManagerThatDoesNotValidateRefusesItsTokens(t *testing.T) {
 
 func TestEachChangeOfAnIntrospectionIsOne(t *testing.T) {
 	base := func() keymanager.KeyManager {
-		return keyManagerOf("KM", "", "", "", true, map[string]any{"introspection_endpoint": "https://x", "client_id": "c", "client_secret": "s",
-			"token_format_string": `[{"type":"REFERENCE","value":"a"},{"type":"JWT","value":{"body":{"a":"b"}}}]`})
+		return keyManagerOf("KM", "", "", "", true, map[string]any{
+			"introspection_endpoint": "https://x", "client_id": "c", "client_secret": "s",
+			"token_format_string": `[{"type":"REFERENCE","value":"a"},{"type":"JWT","value":{"body":{"a":"b"}}}]`,
+		})
 	}
 	a, b := base(), base()
 	if !sameKeyManager(&a, &b) {

@@ -183,8 +183,10 @@ func (e *Engine) build() {
 	e.applications = newDataset(e, group("applications", e.applyApplication), kindApplications, event.TopicNotification, dataset[int64, subscription.Application]{
 		what: "application", table: dom.Applications, same: sameApplication,
 		key: (*subscription.Application).Key,
-		numbers: &numbers[int64, subscription.Application]{key: subscription.RowKey,
-			of: func(r *subscription.Application) (*int64, string) { return &r.ID, r.UUID }},
+		numbers: &numbers[int64, subscription.Application]{
+			key: subscription.RowKey,
+			of:  func(r *subscription.Application) (*int64, string) { return &r.ID, r.UUID },
+		},
 		stamp: func(r *subscription.Application, at int64, o origin) {
 			r.UpdatedAt, r.Origin = at, subscription.Origin(o)
 		},
@@ -236,8 +238,10 @@ func (e *Engine) build() {
 	e.subscriptions = newDataset(e, group("subscriptions", e.applySubscription), kindSubscriptions, event.TopicNotification, dataset[int64, subscription.Subscription]{
 		what: "subscription", table: dom.Subscriptions, same: sameSubscription, tie: subscriptionTie,
 		key: (*subscription.Subscription).Key,
-		numbers: &numbers[int64, subscription.Subscription]{key: subscription.RowKey,
-			of: func(r *subscription.Subscription) (*int64, string) { return &r.ID, r.UUID }},
+		numbers: &numbers[int64, subscription.Subscription]{
+			key: subscription.RowKey,
+			of:  func(r *subscription.Subscription) (*int64, string) { return &r.ID, r.UUID },
+		},
 		stamp: func(r *subscription.Subscription, at int64, o origin) {
 			r.UpdatedAt, r.Origin = at, subscription.Origin(o)
 		},
@@ -261,8 +265,10 @@ func (e *Engine) build() {
 				return nil, errNoHint
 			}
 			return oneOf(e, hint.Tenant, func(t string) (*controlplane.Subscription, error) {
-				return l.Subscription(ctx, t, controlplane.SubscriptionQuery{APIID: hint.APIID, AppID: hint.ApplicationID,
-					APIUUID: hint.APIUUID, ApplicationUUID: hint.ApplicationUUID})
+				return l.Subscription(ctx, t, controlplane.SubscriptionQuery{
+					APIID: hint.APIID, AppID: hint.ApplicationID,
+					APIUUID: hint.APIUUID, ApplicationUUID: hint.ApplicationUUID,
+				})
 			}, subscriptionRow)
 		}
 	}
@@ -270,7 +276,8 @@ func (e *Engine) build() {
 	policies := group("policies", e.applyPolicy)
 	policy := func(name, what string, kind throttle.PolicyKind, sink Sink[throttle.Policy],
 		list func(context.Context, ListQuery, func(controlplane.Policy) error) (Meta, error),
-		one func(context.Context, string, string) (*controlplane.Policy, error)) *dataset[policyKey, throttle.Policy] {
+		one func(context.Context, string, string) (*controlplane.Policy, error),
+	) *dataset[policyKey, throttle.Policy] {
 		row := func(p controlplane.Policy, tenant string) throttle.Policy { return policyRow(kind, p, tenant) }
 		d := small(newDataset(e, policies, name, event.TopicNotification, dataset[policyKey, throttle.Policy]{
 			what: what, same: samePolicy,
@@ -401,8 +408,10 @@ func (e *Engine) askAPI(ctx context.Context, k APIKey, hint *subscription.API) (
 
 // buildRevoked makes the one kind that is merged and never replaced: entries leave by their expiry.
 func (e *Engine) buildRevoked(w *worker) {
-	k := &kind{name: kindRevokedTokens, topic: event.TopicTokenRevocation, wake: make(chan struct{}, 1),
-		log: e.log.With().Str("list", kindRevokedTokens).Logger(), first: e.checkReady, every: e.pokeSnapshot}
+	k := &kind{
+		name: kindRevokedTokens, topic: event.TopicTokenRevocation, wake: make(chan struct{}, 1),
+		log: e.log.With().Str("list", kindRevokedTokens).Logger(), first: e.checkReady, every: e.pokeSnapshot,
+	}
 	var rows atomic.Int64
 	k.length = func() int { return int(rows.Load()) }
 	k.fault = func(f *panicError) { e.panicked(w.name, []*kind{k}, f, nil) }

@@ -269,8 +269,10 @@ func (p *player) play(s step) {
 		}
 	case "create policy", "change policy":
 		name := fmt.Sprint("Tier", s.A)
-		m.subPol[name] = controlplane.Policy{ID: int64(s.A), Name: name, TenantDomain: superTenant, RateLimitCount: int64(s.B), StopOnQuotaReach: true,
-			QuotaType: "requestCount", DefaultLimit: &controlplane.Limit{QuotaType: "requestCount", TimeUnit: "min", UnitTime: 1, Count: int64(10 + s.B)}}
+		m.subPol[name] = controlplane.Policy{
+			ID: int64(s.A), Name: name, TenantDomain: superTenant, RateLimitCount: int64(s.B), StopOnQuotaReach: true,
+			QuotaType: "requestCount", DefaultLimit: &controlplane.Limit{QuotaType: "requestCount", TimeUnit: "min", UnitTime: 1, Count: int64(10 + s.B)},
+		}
 		emit(event.TopicNotification, event.PolicyChanged{Base: base(p.stamp()), Action: event.Update, Kind: "SUBSCRIPTION", ID: int64(s.A), Name: name, RateLimitCount: int64(s.B), StopOnQuotaReach: true})
 	case "delete policy":
 		if name, ok := pick(m.subPol, s.A); ok {
@@ -299,8 +301,10 @@ func (p *player) play(s step) {
 		m.templates[added] = true
 		emit(event.TopicThrottleData, event.KeyTemplateChanged{Base: base(p.stamp()), Template: added})
 	case "change key manager":
-		k := controlplane.KeyManager{Name: fmt.Sprint("KM", s.A%3), Type: "Keycloak", Tenant: superTenant, Enabled: s.B > 0,
-			Configuration: map[string]any{"issuer": fmt.Sprint("https://idp", s.B)}}
+		k := controlplane.KeyManager{
+			Name: fmt.Sprint("KM", s.A%3), Type: "Keycloak", Tenant: superTenant, Enabled: s.B > 0,
+			Configuration: map[string]any{"issuer": fmt.Sprint("https://idp", s.B)},
+		}
 		m.kms[k.Name] = k
 		emit(event.TopicKeyManager, event.KeyManagerChanged{Base: base(p.stamp()), Action: "update", Name: k.Name, KMType: k.Type, Enabled: k.Enabled, Tenant: superTenant, Configuration: k.Configuration})
 	case "delete key manager":

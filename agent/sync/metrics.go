@@ -29,13 +29,19 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	if reg == nil {
 		return m
 	}
-	m.events = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_events_total",
-		Help: "Events of the API Manager by type and what became of them."}, []string{"type", "result"})
-	m.lags = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "gatehouse_event_lag_seconds",
+	m.events = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "gatehouse_events_total",
+		Help: "Events of the API Manager by type and what became of them.",
+	}, []string{"type", "result"})
+	m.lags = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "gatehouse_event_lag_seconds",
 		Help:    "Time from an event's time stamp to its application, clock differences included.",
-		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60}})
-	m.panics = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gatehouse_sync_panics_total",
-		Help: "Faults of the gateway over an event or a row, which was passed over, by the group of lists that was fetched again."}, []string{"kind"})
+		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
+	})
+	m.panics = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "gatehouse_sync_panics_total",
+		Help: "Faults of the gateway over an event or a row, which was passed over, by the group of lists that was fetched again.",
+	}, []string{"kind"})
 	reg.MustRegister(m.events, m.lags, m.panics)
 	for _, t := range eventTypes {
 		var c [outOther + 1]prometheus.Counter
@@ -79,9 +85,11 @@ func (m *metrics) watch(e *Engine) {
 		if k.unlisted {
 			continue
 		}
-		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gatehouse_sync_age_seconds",
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "gatehouse_sync_age_seconds",
 			Help:        "Age of the list that was applied last; -1 before the first.",
-			ConstLabels: prometheus.Labels{"source": "lists", "kind": k.name}}, func() float64 {
+			ConstLabels: prometheus.Labels{"source": "lists", "kind": k.name},
+		}, func() float64 {
 			k.mu.Lock()
 			defer k.mu.Unlock()
 			if k.fetchedAt.IsZero() {
@@ -95,10 +103,14 @@ func (m *metrics) watch(e *Engine) {
 	m.panics.WithLabelValues(kindOfSnapshot)
 	for _, w := range e.workers {
 		m.panics.WithLabelValues(w.name)
-		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gatehouse_sync_queue_depth",
-			Help: "Events that wait to be applied.", ConstLabels: prometheus.Labels{"kind": w.name}}, func() float64 { return float64(w.in.len()) }))
-		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gatehouse_sync_queue_bytes",
-			Help: "About how much memory the events hold that are not applied yet.", ConstLabels: prometheus.Labels{"kind": w.name}},
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "gatehouse_sync_queue_depth",
+			Help: "Events that wait to be applied.", ConstLabels: prometheus.Labels{"kind": w.name},
+		}, func() float64 { return float64(w.in.len()) }))
+		m.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "gatehouse_sync_queue_bytes",
+			Help: "About how much memory the events hold that are not applied yet.", ConstLabels: prometheus.Labels{"kind": w.name},
+		},
 			func() float64 { return float64(w.in.bytes()) }))
 	}
 }

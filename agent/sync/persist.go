@@ -154,7 +154,8 @@ type section struct {
 // tableSection writes the rows of a large table.
 func tableSection[K comparable, R any](d *dataset[K, R], from origin, dec *rowDecoder, encode func(*encoder, *R), decode func(*rowDecoder) R, count int) section {
 	var rows []R
-	return section{name: d.name,
+	return section{
+		name: d.name,
 		done: func() {
 			if d.table.ReplaceAll != nil && d.table.Len() == 0 {
 				d.table.ReplaceAll(rows)
@@ -195,12 +196,14 @@ func tableSection[K comparable, R any](d *dataset[K, R], from origin, dec *rowDe
 			}
 			rows = append(rows, row)
 			return nil
-		}}
+		},
+	}
 }
 
 // jsonSection writes rows as JSON.
 func jsonSection[R any](name string, all func() iter.Seq[*R], put func(R) error) section {
-	return section{name: name,
+	return section{
+		name: name,
 		write: func(emit func([]byte) error) error {
 			for r := range all() {
 				b, err := json.Marshal(r)
@@ -219,7 +222,8 @@ func jsonSection[R any](name string, all func() iter.Seq[*R], put func(R) error)
 				return err
 			}
 			return put(r)
-		}}
+		},
+	}
 }
 
 func smallSection[K comparable, R any](d *dataset[K, R], from origin) section {
@@ -319,8 +323,10 @@ type batch interface {
 }
 
 func (e *Engine) batches() []batch {
-	return []batch{e.keyManagers.shadow, e.deny.shadow, e.keyTemplates.shadow, e.subscriptionPolicies.shadow, e.applicationPolicies.shadow,
-		e.apiPolicies.shadow, e.scopes.shadow, e.artifacts.shadow}
+	return []batch{
+		e.keyManagers.shadow, e.deny.shadow, e.keyTemplates.shadow, e.subscriptionPolicies.shadow, e.applicationPolicies.shadow,
+		e.apiPolicies.shadow, e.scopes.shadow, e.artifacts.shadow,
+	}
 }
 
 // setFloors makes events that are older than the snapshot questions instead of answers: a relay may replay them.
@@ -400,8 +406,10 @@ func (e *Engine) saveSnapshot(ctx context.Context) {
 	}
 	e.dirty.Store(false)
 	started := time.Now()
-	head := snapshotHead{TakenAt: started.UnixMilli(), ServerTime: e.serverNow(started), Identity: e.opt.Identity, Tenants: e.opt.Tenants, Labels: e.opt.Labels,
-		Applications: e.applications.table.Len(), KeyMappings: e.mappings.table.Len(), Subscriptions: e.subscriptions.table.Len()}
+	head := snapshotHead{
+		TakenAt: started.UnixMilli(), ServerTime: e.serverNow(started), Identity: e.opt.Identity, Tenants: e.opt.Tenants, Labels: e.opt.Labels,
+		Applications: e.applications.table.Len(), KeyMappings: e.mappings.table.Len(), Subscriptions: e.subscriptions.table.Len(),
+	}
 	err := os.MkdirAll(e.opt.DataDir, 0o700)
 	var size int64
 	if err == nil {

@@ -32,14 +32,18 @@ func full() *manager {
 	for id := range int64(60) {
 		m.subs[id+1] = subRow(id+1, "UNBLOCKED")
 	}
-	m.apis["uuid-1"] = controlplane.API{UUID: "uuid-1", APIID: 1, Name: "Shop", Version: "1.0.0", Context: "/shop/1.0.0", Status: "PUBLISHED", Organization: superTenant,
-		URLMappings: []controlplane.URLMapping{{URLPattern: "/*", HTTPMethod: "GET", AuthScheme: "Any", Scopes: []string{"s"}}}}
+	m.apis["uuid-1"] = controlplane.API{
+		UUID: "uuid-1", APIID: 1, Name: "Shop", Version: "1.0.0", Context: "/shop/1.0.0", Status: "PUBLISHED", Organization: superTenant,
+		URLMappings: []controlplane.URLMapping{{URLPattern: "/*", HTTPMethod: "GET", AuthScheme: "Any", Scopes: []string{"s"}}},
+	}
 	m.mappings["ck@Resident Key Manager"] = controlplane.KeyMapping{ApplicationID: 1, ConsumerKey: "ck", KeyType: "PRODUCTION", KeyManager: "Resident Key Manager"}
 	m.subPol["Gold"] = controlplane.Policy{Name: "Gold", TenantDomain: superTenant, DefaultLimit: &controlplane.Limit{QuotaType: "requestCount", TimeUnit: "min", UnitTime: 1, Count: 5}}
 	m.kms["KM"] = controlplane.KeyManager{Name: "KM", Tenant: superTenant, Enabled: true, Configuration: map[string]any{"issuer": "https://idp"}}
 	m.templates["$userId"] = true
-	m.block = controlplane.Block{API: []string{"/shop/1.0.0"}, User: []string{"eve@carbon.super"},
-		IP: []controlplane.IPCondition{{ID: 5, Type: "IPRANGE", StartingIP: "10.0.0.1", EndingIP: "10.0.0.9", TenantDomain: superTenant}}}
+	m.block = controlplane.Block{
+		API: []string{"/shop/1.0.0"}, User: []string{"eve@carbon.super"},
+		IP: []controlplane.IPCondition{{ID: 5, Type: "IPRANGE", StartingIP: "10.0.0.1", EndingIP: "10.0.0.9", TenantDomain: superTenant}},
+	}
 	m.revoked.Tokens = []controlplane.RevokedToken{{Signature: "jti-1", ExpiresAt: time.Now().Add(time.Hour).UnixMilli()}}
 	return m
 }
@@ -51,8 +55,10 @@ func leave(t *testing.T, dir string) {
 	r.start()
 	r.source.state(eventsource.Connected)
 	settled(time.Second)
-	r.source.deliver(r.wire.message(event.TopicThrottleData, event.ThrottleDecision{Base: base(1), Key: "1:dana@carbon.super", Throttled: true,
-		ExpiresAt: time.Now().Add(time.Hour).UnixMilli()}))
+	r.source.deliver(r.wire.message(event.TopicThrottleData, event.ThrottleDecision{
+		Base: base(1), Key: "1:dana@carbon.super", Throttled: true,
+		ExpiresAt: time.Now().Add(time.Hour).UnixMilli(),
+	}))
 	synctest.Wait()
 	wantEqual(t, r)
 	r.end(t)
@@ -209,9 +215,11 @@ func TestRowsSurviveTheCodec(t *testing.T) {
 	dec := &rowDecoder{shared: make(map[string]string)}
 	rapid.Check(t, func(rt *rapid.T) {
 		var e encoder
-		sub := subscription.Subscription{ID: number.Draw(rt, "id"), UUID: text.Draw(rt, "uuid"), APIID: number.Draw(rt, "api"), APIUUID: text.Draw(rt, "apiUUID"),
+		sub := subscription.Subscription{
+			ID: number.Draw(rt, "id"), UUID: text.Draw(rt, "uuid"), APIID: number.Draw(rt, "api"), APIUUID: text.Draw(rt, "apiUUID"),
 			ApplicationID: number.Draw(rt, "app"), ApplicationUUID: text.Draw(rt, "appUUID"), Policy: text.Draw(rt, "policy"),
-			State: subscription.State(text.Draw(rt, "state")), Tenant: text.Draw(rt, "tenant")}
+			State: subscription.State(text.Draw(rt, "state")), Tenant: text.Draw(rt, "tenant"),
+		}
 		encodeSubscription(&e, &sub)
 		dec.b, dec.err = e.b, nil
 		if got := decodeSubscription(dec); dec.err != nil || len(dec.b) != 0 || got != sub {
@@ -224,16 +232,20 @@ func TestRowsSurviveTheCodec(t *testing.T) {
 			}
 		}
 		e.b = nil
-		m := subscription.KeyMapping{ConsumerKey: text.Draw(rt, "ck"), KeyManager: text.Draw(rt, "km"), KeyType: subscription.KeyType(text.Draw(rt, "kt")),
-			ApplicationID: number.Draw(rt, "mapp"), ApplicationUUID: text.Draw(rt, "mappUUID"), Tenant: text.Draw(rt, "mt")}
+		m := subscription.KeyMapping{
+			ConsumerKey: text.Draw(rt, "ck"), KeyManager: text.Draw(rt, "km"), KeyType: subscription.KeyType(text.Draw(rt, "kt")),
+			ApplicationID: number.Draw(rt, "mapp"), ApplicationUUID: text.Draw(rt, "mappUUID"), Tenant: text.Draw(rt, "mt"),
+		}
 		encodeMapping(&e, &m)
 		dec.b, dec.err = e.b, nil
 		if got := decodeMapping(dec); dec.err != nil || len(dec.b) != 0 || got != m {
 			rt.Fatalf("%+v became %+v (%v)", m, got, dec.err)
 		}
 		e.b = nil
-		a := subscription.Application{ID: number.Draw(rt, "aid"), UUID: text.Draw(rt, "auuid"), Name: text.Draw(rt, "name"), Owner: text.Draw(rt, "owner"),
-			Policy: text.Draw(rt, "apol"), TokenType: text.Draw(rt, "tt"), Tenant: text.Draw(rt, "at")}
+		a := subscription.Application{
+			ID: number.Draw(rt, "aid"), UUID: text.Draw(rt, "auuid"), Name: text.Draw(rt, "name"), Owner: text.Draw(rt, "owner"),
+			Policy: text.Draw(rt, "apol"), TokenType: text.Draw(rt, "tt"), Tenant: text.Draw(rt, "at"),
+		}
 		if n := rapid.IntRange(0, 3).Draw(rt, "groups"); n > 0 {
 			a.GroupIDs = rapid.SliceOfN(text, n, n).Draw(rt, "g")
 			a.Attributes = rapid.MapOfN(text, text, n, n).Draw(rt, "attributes")

@@ -62,20 +62,26 @@ func (g *gateway) domains() sync.Domains {
 	return sync.Domains{
 		APIs: sync.Table[sync.APIKey, subscription.API]{
 			Get: func(k sync.APIKey) *subscription.API { return apis.Get(store.APIKey(k)) }, Put: apis.Put,
-			Delete: func(k sync.APIKey) *subscription.API { return apis.Delete(store.APIKey(k)) }, Len: apis.Len, All: apis.All},
+			Delete: func(k sync.APIKey) *subscription.API { return apis.Delete(store.APIKey(k)) }, Len: apis.Len, All: apis.All,
+		},
 		Applications: tableOf(g.store.Applications()),
 		KeyMappings: sync.Table[sync.MappingKey, subscription.KeyMapping]{
 			Get: func(k sync.MappingKey) *subscription.KeyMapping { return mappings.Get(store.MappingKey(k)) }, Put: mappings.Put,
-			Delete: func(k sync.MappingKey) *subscription.KeyMapping { return mappings.Delete(store.MappingKey(k)) }, Len: mappings.Len, All: mappings.All, ReplaceAll: mappings.ReplaceAll},
+			Delete: func(k sync.MappingKey) *subscription.KeyMapping { return mappings.Delete(store.MappingKey(k)) }, Len: mappings.Len, All: mappings.All, ReplaceAll: mappings.ReplaceAll,
+		},
 		Subscriptions: tableOf(g.store.Subscriptions()),
 		KeyManagers: sync.Sink[keymanager.KeyManager]{
 			Put:    func(k keymanager.KeyManager) { g.mu.Lock(); defer g.mu.Unlock(); g.kms[k.Name] = k },
 			Delete: func(k keymanager.KeyManager) { g.mu.Lock(); defer g.mu.Unlock(); delete(g.kms, k.Name) },
 		},
-		Deny: sync.Sink[throttle.DenyCondition]{Put: func(c throttle.DenyCondition) { g.deny.Put(c) },
-			Delete: func(c throttle.DenyCondition) { g.deny.Delete(c) }, ReplaceAll: g.deny.ReplaceAll},
-		KeyTemplates: sync.Sink[throttle.KeyTemplate]{Put: func(k throttle.KeyTemplate) { g.templates.Put(k) },
-			Delete: func(k throttle.KeyTemplate) { g.templates.Delete(k.Template) }, ReplaceAll: g.templates.ReplaceAll},
+		Deny: sync.Sink[throttle.DenyCondition]{
+			Put:    func(c throttle.DenyCondition) { g.deny.Put(c) },
+			Delete: func(c throttle.DenyCondition) { g.deny.Delete(c) }, ReplaceAll: g.deny.ReplaceAll,
+		},
+		KeyTemplates: sync.Sink[throttle.KeyTemplate]{
+			Put:    func(k throttle.KeyTemplate) { g.templates.Put(k) },
+			Delete: func(k throttle.KeyTemplate) { g.templates.Delete(k.Template) }, ReplaceAll: g.templates.ReplaceAll,
+		},
 		SubscriptionPolicies: policies(throttle.PolicySubscription), ApplicationPolicies: policies(throttle.PolicyApplication), APIPolicies: policies(throttle.PolicyAPI),
 		Revoke:           func(r keymanager.Revocation) { g.revoked.Put(r) },
 		MergeRevocations: func(l []keymanager.Revocation) { g.revoked.Merge(l) },
@@ -101,8 +107,10 @@ func connect(t testing.TB, em *emulator.Emulator, dir string) *gateway {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(em.CAPEM())
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
-	client, err := controlplane.New(controlplane.Options{ServiceURL: em.URL(), Username: "admin", Password: "admin",
-		HTTPClient: &http.Client{Transport: transport}, Logger: zerolog.Nop()})
+	client, err := controlplane.New(controlplane.Options{
+		ServiceURL: em.URL(), Username: "admin", Password: "admin",
+		HTTPClient: &http.Client{Transport: transport}, Logger: zerolog.Nop(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,13 +118,17 @@ func connect(t testing.TB, em *emulator.Emulator, dir string) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := nats.New(nats.Options{Name: "event_hub", Brokers: set.Brokers, Logger: zerolog.Nop(), Topics: []string{event.TopicNotification,
-		event.TopicKeyManager, event.TopicTokenRevocation, event.TopicThrottleData, event.TopicCacheInvalidation}})
+	source, err := nats.New(nats.Options{Name: "event_hub", Brokers: set.Brokers, Logger: zerolog.Nop(), Topics: []string{
+		event.TopicNotification,
+		event.TopicKeyManager, event.TopicTokenRevocation, event.TopicThrottleData, event.TopicCacheInvalidation,
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gateway{store: store.New(), deny: deny.New(), templates: keytemplate.New(), policies: policy.New(), decisions: remote.New(remote.Options{}),
-		revoked: revocation.New(revocation.Options{}), kms: make(map[string]keymanager.KeyManager)}
+	g := &gateway{
+		store: store.New(), deny: deny.New(), templates: keytemplate.New(), policies: policy.New(), decisions: remote.New(remote.Options{}),
+		revoked: revocation.New(revocation.Options{}), kms: make(map[string]keymanager.KeyManager),
+	}
 	opt := sync.Options{Logger: zerolog.Nop(), Domains: g.domains(), Decode: event.Decode, Sources: []sync.Source{{Source: source}}, DataDir: dir, Identity: em.URL()}
 	opt.Lists, opt.Reports = sync.FromClient(client)
 	if g.Engine, err = sync.New(opt); err != nil {
@@ -254,9 +266,11 @@ func TestRealWorld(t *testing.T) {
 	defer em.Close()
 	var apis []emulator.API
 	for i := range 4 {
-		a, err := em.Silent().CreateAPI(emulator.API{Name: fmt.Sprint("Api", i), Version: "1.0.0", Context: fmt.Sprintf("/api%d/1.0.0", i), Provider: "admin",
+		a, err := em.Silent().CreateAPI(emulator.API{
+			Name: fmt.Sprint("Api", i), Version: "1.0.0", Context: fmt.Sprintf("/api%d/1.0.0", i), Provider: "admin",
 			Endpoint: em.BackendURL(), URLMappings: []emulator.URLMapping{{AuthScheme: "Any", ThrottlingPolicy: "Unlimited", HTTPMethod: "GET", URLPattern: "/*"}},
-			Environments: []string{"Default"}})
+			Environments: []string{"Default"},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

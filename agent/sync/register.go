@@ -173,8 +173,10 @@ func (r *Deployed) isAt(environment string) bool {
 }
 
 func reportOf(row *Deployed) report {
-	rep := report{tenant: row.Tenant, status: controlplane.DeploymentStatus{APIUUID: row.UUID, TenantDomain: row.Tenant,
-		RevisionUUID: row.RevisionUUID, At: time.Now()}}
+	rep := report{tenant: row.Tenant, status: controlplane.DeploymentStatus{
+		APIUUID: row.UUID, TenantDomain: row.Tenant,
+		RevisionUUID: row.RevisionUUID, At: time.Now(),
+	}}
 	if rep.status.TenantDomain == "" {
 		rep.status.TenantDomain = superTenant
 	}

@@ -60,8 +60,11 @@ func TestRegistration(t *testing.T) {
 	}{
 		"registers, then heartbeats every 30 s": {nil, 61 * time.Second, []string{"register Default", "heartbeat gw-1", "heartbeat gw-1"}},
 		"an older API Manager ends it":          {[]controlplane.Registration{unsupported}, time.Hour, []string{"register Default"}},
-		"any other answer registers again": {[]controlplane.Registration{controlplane.Registered, again}, 31 * time.Second,
-			[]string{"register Default", "heartbeat gw-1", "register Default"}},
+		"any other answer registers again": {
+			[]controlplane.Registration{controlplane.Registered, again},
+			31 * time.Second,
+			[]string{"register Default", "heartbeat gw-1", "register Default"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := &registry{id: "gw-1", next: c.answers}

@@ -229,8 +229,10 @@ func TestAddressPrefixesAreDenied(t *testing.T) {
 		r.source.state(eventsource.Connected)
 		settled(time.Second)
 		deny := func(id int64, ip string) {
-			r.source.deliver(r.wire.message(event.TopicThrottleData, event.DenyChanged{Base: event.Base{Time: r.m.now(), TenantDomain: superTenant},
-				Active: true, ID: id, Kind: "IP", FixedIP: ip}))
+			r.source.deliver(r.wire.message(event.TopicThrottleData, event.DenyChanged{
+				Base:   event.Base{Time: r.m.now(), TenantDomain: superTenant},
+				Active: true, ID: id, Kind: "IP", FixedIP: ip,
+			}))
 		}
 		deny(3, "2001:db8::/32")
 		deny(4, "10.0.0.x")

@@ -68,8 +68,10 @@ type SnapshotState struct {
 	Err   string
 }
 
-var outcomeNames = [...]string{applied: "applied", outStale: "stale", outUnknown: "unknown", outMalformed: "malformed",
-	outDuplicate: "duplicate", outTenant: "tenant", outDropped: "dropped", outOther: "other"}
+var outcomeNames = [...]string{
+	applied: "applied", outStale: "stale", outUnknown: "unknown", outMalformed: "malformed",
+	outDuplicate: "duplicate", outTenant: "tenant", outDropped: "dropped", outOther: "other",
+}
 
 // State tells how the engine is. It is cheap enough to be called every second.
 func (e *Engine) State() State {
@@ -88,8 +90,10 @@ func (e *Engine) State() State {
 	}
 	for _, s := range e.sources {
 		s.mu.Lock()
-		src := SourceState{Name: s.source.Name(), Kind: s.source.Kind(), Address: s.state.Address, Since: s.state.Since, Reconnects: s.reconnects,
-			State: s.state.Kind.String(), Queue: total, EventsApplied: s.applied.Load(), EventsIgnored: make(map[string]uint64)}
+		src := SourceState{
+			Name: s.source.Name(), Kind: s.source.Kind(), Address: s.state.Address, Since: s.state.Since, Reconnects: s.reconnects,
+			State: s.state.Kind.String(), Queue: total, EventsApplied: s.applied.Load(), EventsIgnored: make(map[string]uint64),
+		}
 		src.Connected = s.state.Kind == eventsource.Connected || s.state.Kind == eventsource.Gap
 		if s.state.Err != nil {
 			src.Err = s.state.Err.Error()
@@ -108,8 +112,10 @@ func (e *Engine) State() State {
 			continue
 		}
 		k.mu.Lock()
-		ks := KindState{Rows: k.length(), FetchedAt: k.fetchedAt, HeldBack: k.held, Fetching: k.running, Failures: k.failures, Err: k.lastErr,
-			Queue: queues[k.name], Origin: k.origin}
+		ks := KindState{
+			Rows: k.length(), FetchedAt: k.fetchedAt, HeldBack: k.held, Fetching: k.running, Failures: k.failures, Err: k.lastErr,
+			Queue: queues[k.name], Origin: k.origin,
+		}
 		if k.fetchedAt.After(st.Lists.LastSyncAt) {
 			st.Lists.LastSyncAt = k.fetchedAt
 		}

@@ -300,7 +300,8 @@ func keyManagerOf(name, kind, tenant, uuid string, enabled bool, conf map[string
 	if tenant = canonicalTenant(tenant); tenant == "" {
 		tenant = superTenant
 	}
-	r := keymanager.KeyManager{Name: name, Type: kind, Tenant: tenant, UUID: uuid,
+	r := keymanager.KeyManager{
+		Name: name, Type: kind, Tenant: tenant, UUID: uuid,
 		Enabled: enabled && truth(conf, "validation_enable", true),
 		Issuer:  text(conf, "issuer"), ConsumerKeyClaim: text(conf, "consumer_key_claim"), ScopesClaim: text(conf, "scopes_claim"),
 		SelfValidate: truth(conf, "self_validate_jwt", true), ClaimMappings: claimMappings(lookup(conf, "claim_mappings")),

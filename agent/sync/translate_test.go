@@ -20,18 +20,26 @@ func TestKeyManagerOfConfiguration(t *testing.T) {
 		conf map[string]any
 		want keymanager.KeyManager
 	}{
-		"JWKS by certificate_value": {map[string]any{"issuer": "https://idp", "certificate_type": "JWKS", "certificate_value": "https://idp/jwks", "jwks_endpoint": "https://old"},
-			keymanager.KeyManager{Issuer: "https://idp", JWKSURL: "https://idp/jwks", SelfValidate: true}},
+		"JWKS by certificate_value": {
+			map[string]any{"issuer": "https://idp", "certificate_type": "JWKS", "certificate_value": "https://idp/jwks", "jwks_endpoint": "https://old"},
+			keymanager.KeyManager{Issuer: "https://idp", JWKSURL: "https://idp/jwks", SelfValidate: true},
+		},
 		"JWKS by the older key": {map[string]any{"jwks_endpoint": "https://old"}, keymanager.KeyManager{JWKSURL: "https://old", SelfValidate: true}},
-		"PEM in base64": {map[string]any{"certificate_type": "pem", "certificate_value": base64.StdEncoding.EncodeToString([]byte(pem))},
-			keymanager.KeyManager{PEM: pem, SelfValidate: true}},
+		"PEM in base64": {
+			map[string]any{"certificate_type": "pem", "certificate_value": base64.StdEncoding.EncodeToString([]byte(pem))},
+			keymanager.KeyManager{PEM: pem, SelfValidate: true},
+		},
 		"PEM as it is":       {map[string]any{"certificate_type": "PEM", "certificate_value": pem}, keymanager.KeyManager{PEM: pem[:len(pem)-1], SelfValidate: true}},
 		"booleans as text":   {map[string]any{"self_validate_jwt": "FALSE"}, keymanager.KeyManager{}},
 		"keys in other case": {map[string]any{"Issuer": "i", "Consumer_Key_Claim": "azp"}, keymanager.KeyManager{Issuer: "i", ConsumerKeyClaim: "azp", SelfValidate: true}},
-		"claim mappings": {map[string]any{"claim_mappings": []any{map[string]any{"remoteClaim": "r", "localClaim": "l"}, map[string]any{"remoteClaim": "x"}, "odd"}},
-			keymanager.KeyManager{ClaimMappings: []keymanager.ClaimMapping{{Remote: "r", Local: "l"}}, SelfValidate: true}},
-		"claim mappings as text": {map[string]any{"claim_mappings": `[{"remoteClaim":"r","localClaim":"l"}]`},
-			keymanager.KeyManager{ClaimMappings: []keymanager.ClaimMapping{{Remote: "r", Local: "l"}}, SelfValidate: true}},
+		"claim mappings": {
+			map[string]any{"claim_mappings": []any{map[string]any{"remoteClaim": "r", "localClaim": "l"}, map[string]any{"remoteClaim": "x"}, "odd"}},
+			keymanager.KeyManager{ClaimMappings: []keymanager.ClaimMapping{{Remote: "r", Local: "l"}}, SelfValidate: true},
+		},
+		"claim mappings as text": {
+			map[string]any{"claim_mappings": `[{"remoteClaim":"r","localClaim":"l"}]`},
+			keymanager.KeyManager{ClaimMappings: []keymanager.ClaimMapping{{Remote: "r", Local: "l"}}, SelfValidate: true},
+		},
 		"secrets stay behind": {map[string]any{"client_secret": "s3cret", "Password": "x"}, keymanager.KeyManager{SelfValidate: true}},
 		"nothing":             {nil, keymanager.KeyManager{SelfValidate: true}},
 	} {
@@ -46,13 +54,16 @@ func TestKeyManagerOfConfiguration(t *testing.T) {
 }
 
 func TestPolicyRow(t *testing.T) {
-	got := policyRow(throttle.PolicyAPI, controlplane.Policy{ID: 3, Name: "P", TenantDomain: "example.org", QuotaType: "bandwidthVolume", ApplicableLevel: "userLevel",
+	got := policyRow(throttle.PolicyAPI, controlplane.Policy{
+		ID: 3, Name: "P", TenantDomain: "example.org", QuotaType: "bandwidthVolume", ApplicableLevel: "userLevel",
 		DefaultLimit: &controlplane.Limit{QuotaType: "bandwidthVolume", Bytes: 2048, UnitTime: 1, TimeUnit: "min"}, RateLimitCount: -1,
 		ConditionGroups: []controlplane.ConditionGroup{{ID: 1, Limit: &controlplane.Limit{Count: 5}, Conditions: []controlplane.Condition{{Type: "Header", Name: "h", Value: "v", Inverted: true}}}},
 	}, "")
-	want := throttle.Policy{Kind: throttle.PolicyAPI, Tenant: "example.org", Name: "P", ID: 3, UserLevel: true,
+	want := throttle.Policy{
+		Kind: throttle.PolicyAPI, Tenant: "example.org", Name: "P", ID: 3, UserLevel: true,
 		Default: throttle.Limit{QuotaType: "bandwidthVolume", Count: 2048, UnitTime: 1, TimeUnit: "min"},
-		Groups:  []throttle.ConditionGroup{{ID: 1, Limit: throttle.Limit{Count: 5}, Conditions: []throttle.Condition{{Type: "Header", Name: "h", Value: "v", Invert: true}}}}}
+		Groups:  []throttle.ConditionGroup{{ID: 1, Limit: throttle.Limit{Count: 5}, Conditions: []throttle.Condition{{Type: "Header", Name: "h", Value: "v", Invert: true}}}},
+	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -91,10 +102,16 @@ func TestDenyKeysOfListAndEventAreOne(t *testing.T) {
 
 func TestRevocations(t *testing.T) {
 	now := time.Now().UnixMilli()
-	rows := revocationRows(controlplane.Revoked{Tokens: []controlplane.RevokedToken{{Signature: "jti", ExpiresAt: 7}},
-		Mass: []controlplane.MassRevocation{{ConsumerKey: "ck", Before: 8}, {EntityID: "dana", EntityType: "USER_ID", Before: 9}, {EntityID: "ck2", EntityType: "CLIENT_ID", Before: 10}}}, origin{})
-	want := []keymanager.Revocation{{Kind: keymanager.RevokedToken, Value: "jti", ExpiresAt: 7}, {Kind: keymanager.RevokedConsumerKey, Value: "ck", Before: 8},
-		{Kind: keymanager.RevokedSubject, Value: "dana", Before: 9}, {Kind: keymanager.RevokedConsumerKey, Value: "ck2", Before: 10}}
+	rows := revocationRows(controlplane.Revoked{
+		Tokens: []controlplane.RevokedToken{{Signature: "jti", ExpiresAt: 7}},
+		Mass:   []controlplane.MassRevocation{{ConsumerKey: "ck", Before: 8}, {EntityID: "dana", EntityType: "USER_ID", Before: 9}, {EntityID: "ck2", EntityType: "CLIENT_ID", Before: 10}},
+	}, origin{})
+	want := []keymanager.Revocation{
+		{Kind: keymanager.RevokedToken, Value: "jti", ExpiresAt: 7},
+		{Kind: keymanager.RevokedConsumerKey, Value: "ck", Before: 8},
+		{Kind: keymanager.RevokedSubject, Value: "dana", Before: 9},
+		{Kind: keymanager.RevokedConsumerKey, Value: "ck2", Before: 10},
+	}
 	if d := cmp.Diff(want, rows); d != "" {
 		t.Error(d)
 	}

@@ -283,8 +283,10 @@ func (f *verifyFlags) verifyHere(ctx context.Context, _ io.Writer, token string)
 type document []byte
 
 func (d document) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: http.StatusOK, Status: "200 OK", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{},
-		Body: io.NopCloser(bytes.NewReader(d)), ContentLength: int64(len(d)), Request: r}, nil
+	return &http.Response{
+		StatusCode: http.StatusOK, Status: "200 OK", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{},
+		Body: io.NopCloser(bytes.NewReader(d)), ContentLength: int64(len(d)), Request: r,
+	}, nil
 }
 
 func (v *verdictOnToken) print(w io.Writer, now time.Time) error {

@@ -327,8 +327,10 @@ func TestTokenVerifyAsksARunningGateway(t *testing.T) {
 }
 
 func TestCredentialsThatCrossTheNetworkBareAreTold(t *testing.T) {
-	for base, want := range map[string]bool{"http://10.0.0.1:9096": true, "http://gw.example.com": true, "https://gw.example.com": false,
-		"http://127.0.0.1:9096": false, "http://localhost:9096": false, "http://[::1]:9096": false} {
+	for base, want := range map[string]bool{
+		"http://10.0.0.1:9096": true, "http://gw.example.com": true, "https://gw.example.com": false,
+		"http://127.0.0.1:9096": false, "http://localhost:9096": false, "http://[::1]:9096": false,
+	} {
 		if got := (&adminClient{base: base, password: "x"}).exposed(); got != want {
 			t.Errorf("%s: %v", base, got)
 		}
@@ -339,8 +341,10 @@ func TestCredentialsThatCrossTheNetworkBareAreTold(t *testing.T) {
 }
 
 func TestAdminAddresses(t *testing.T) {
-	for address, want := range map[string]string{"127.0.0.1:9096": "http://127.0.0.1:9096", "https://gw:9096/": "https://gw:9096", "gw": "http://gw",
-		"http://u:p@gw": "", "ftp://gw": "", "://": "", "http://": "", "gw?x": ""} {
+	for address, want := range map[string]string{
+		"127.0.0.1:9096": "http://127.0.0.1:9096", "https://gw:9096/": "https://gw:9096", "gw": "http://gw",
+		"http://u:p@gw": "", "ftp://gw": "", "://": "", "http://": "", "gw?x": "",
+	} {
 		if got, err := adminURL(address, false); got != want || (err != nil) != (want == "") {
 			t.Errorf("%s: %q, %v", address, got, err)
 		}

@@ -115,9 +115,11 @@ func TestInternalKey(t *testing.T) {
 		"for another API": {f.internal("subscribedAPIs", []any{api("Pets", "1.0.0")}), keymanager.CheckAPI},
 		"for no API":      {f.internal("subscribedAPIs", nil), keymanager.CheckAPI},
 		"for the API of that name and version of another tenant": {
-			f.internal("subscribedAPIs", []any{map[string]any{"name": "Shop", "version": "1.0.0", "context": "/t/other.example/shop/1.0.0"}}), keymanager.CheckAPI},
+			f.internal("subscribedAPIs", []any{map[string]any{"name": "Shop", "version": "1.0.0", "context": "/t/other.example/shop/1.0.0"}}), keymanager.CheckAPI,
+		},
 		"for the API's context in another version": {
-			f.internal("subscribedAPIs", []any{map[string]any{"name": "Shop", "version": "1.0.0", "context": "/shop/2.0.0"}}), keymanager.CheckAPI},
+			f.internal("subscribedAPIs", []any{map[string]any{"name": "Shop", "version": "1.0.0", "context": "/shop/2.0.0"}}), keymanager.CheckAPI,
+		},
 		"without an expiry":    {f.internal("exp", nil), keymanager.CheckExpired},
 		"expired":              {f.internal("exp", f.clock.now().Unix()-6), keymanager.CheckExpired},
 		"of no kind":           {f.internal("token_type", nil), keymanager.CheckKind},

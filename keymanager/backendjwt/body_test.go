@@ -153,8 +153,10 @@ func TestNoJWTOutlivesTheTokenOfItsCaller(t *testing.T) {
 // Whatever a token claims and whatever is configured, what the gateway says of itself stays the gateway's, and what is
 // excluded is absent.
 func TestClaimsOfTheGatewayAreItsOwn(t *testing.T) {
-	names := []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "application", "tierInfo", "subscribedAPIs", "keytype", "email", "scope", "x",
-		"http://wso2.org/claims/apiname", "http://wso2.org/claims/applicationname", "http://wso2.org/claims/keytype", "http://wso2.org/claims/subscriber"}
+	names := []string{
+		"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "application", "tierInfo", "subscribedAPIs", "keytype", "email", "scope", "x",
+		"http://wso2.org/claims/apiname", "http://wso2.org/claims/applicationname", "http://wso2.org/claims/keytype", "http://wso2.org/claims/subscriber",
+	}
 	own := []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "application", "tierInfo", "subscribedAPIs", "keytype"}
 	rapid.Check(t, func(t *rapid.T) {
 		c := alice()

@@ -24,8 +24,13 @@ func TestEveryAlgorithmVerifies(t *testing.T) {
 		algorithm, alg string
 		key            []byte
 	}{
-		{"SHA256withRSA", "RS256", rsaPEM()}, {"RS256", "RS256", rsaPEM()}, {"RS384", "RS384", rsaPEM()}, {"RS512", "RS512", rsaPEM()},
-		{"PS256", "PS256", rsaPEM()}, {"ES256", "ES256", ecPEM()}, {"EdDSA", "EdDSA", edPEM()},
+		{"SHA256withRSA", "RS256", rsaPEM()},
+		{"RS256", "RS256", rsaPEM()},
+		{"RS384", "RS384", rsaPEM()},
+		{"RS512", "RS512", rsaPEM()},
+		{"PS256", "PS256", rsaPEM()},
+		{"ES256", "ES256", ecPEM()},
+		{"EdDSA", "EdDSA", edPEM()},
 	} {
 		t.Run(c.algorithm, func(t *testing.T) {
 			g, _ := newGenerator(t, Options{Algorithm: c.algorithm, KeyFile: keyFile(t, c.key)})

@@ -127,8 +127,10 @@ func Embedded(claims map[string]any) (*keymanager.EmbeddedApplication, []keymana
 	a, ok := claims["application"].(map[string]any)
 	var app *keymanager.EmbeddedApplication
 	if ok {
-		app = &keymanager.EmbeddedApplication{UUID: text(a["uuid"]), Name: text(a["name"]), Owner: text(a["owner"]),
-			Tier: text(a["tier"]), KeyType: strings.ToUpper(text(claims["keytype"]))}
+		app = &keymanager.EmbeddedApplication{
+			UUID: text(a["uuid"]), Name: text(a["name"]), Owner: text(a["owner"]),
+			Tier: text(a["tier"]), KeyType: strings.ToUpper(text(claims["keytype"])),
+		}
 		app.ID, _ = strconv.ParseInt(text(a["id"]), 10, 64)
 		if app.KeyType == "" {
 			app.KeyType = "PRODUCTION"
@@ -141,8 +143,10 @@ func Embedded(claims map[string]any) (*keymanager.EmbeddedApplication, []keymana
 		if !ok {
 			continue
 		}
-		subscribed = append(subscribed, keymanager.EmbeddedSubscription{Name: text(s["name"]), Version: text(s["version"]),
-			Context: text(s["context"]), Tier: text(s["subscriptionTier"]), SubscriberTenant: text(s["subscriberTenantDomain"])})
+		subscribed = append(subscribed, keymanager.EmbeddedSubscription{
+			Name: text(s["name"]), Version: text(s["version"]),
+			Context: text(s["context"]), Tier: text(s["subscriptionTier"]), SubscriberTenant: text(s["subscriberTenantDomain"]),
+		})
 	}
 	return app, subscribed
 }

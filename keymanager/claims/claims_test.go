@@ -100,7 +100,10 @@ func TestScopes(t *testing.T) {
 		{"array", "", `{"scope":["a","b c",1,null]}`, []string{"a", "b", "c"}},
 		{"another claim", "scp", `{"scp":"x","scope":"a"}`, []string{"x"}},
 		{"pointer", "/realm_access/roles", `{"realm_access":{"roles":["r"]}}`, []string{"r"}},
-		{"absent", "", `{}`, nil}, {"empty", "", `{"scope":""}`, nil}, {"a number", "", `{"scope":7}`, nil}, {"object", "", `{"scope":{"a":1}}`, nil},
+		{"absent", "", `{}`, nil},
+		{"empty", "", `{"scope":""}`, nil},
+		{"a number", "", `{"scope":7}`, nil},
+		{"object", "", `{"scope":{"a":1}}`, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -130,8 +133,10 @@ func TestCertificate(t *testing.T) {
 }
 
 func TestUser(t *testing.T) {
-	for in, want := range map[string]string{`{"sub":"s"}`: "s", `{"sub":"s","http://wso2.org/claims/enduser":"e"}`: "e", `{"sub":"s","enduser":"u"}`: "u",
-		`{}`: "", `{"sub":{"x":1}}`: "", `{"sub":"s","enduser":""}`: "s"} {
+	for in, want := range map[string]string{
+		`{"sub":"s"}`: "s", `{"sub":"s","http://wso2.org/claims/enduser":"e"}`: "e", `{"sub":"s","enduser":"u"}`: "u",
+		`{}`: "", `{"sub":{"x":1}}`: "", `{"sub":"s","enduser":""}`: "s",
+	} {
 		if got := User(object(t, in)); got != want {
 			t.Errorf("%s: %q, want %q", in, got, want)
 		}

@@ -132,8 +132,10 @@ func New(o Options) (*Client, error) {
 	}
 	rt := c.opts.Transport
 	if rt == nil {
-		rt = &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: c.opts.TLS, TLSHandshakeTimeout: c.timeout, ForceAttemptHTTP2: true,
-			MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10}
+		rt = &http.Transport{
+			Proxy: http.ProxyFromEnvironment, TLSClientConfig: c.opts.TLS, TLSHandshakeTimeout: c.timeout, ForceAttemptHTTP2: true,
+			MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10,
+		}
 	}
 	c.http = &http.Client{Transport: rt, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // token and credentials go to the endpoint and nowhere else

@@ -22,8 +22,10 @@ func TestPublicKeyIsNoSecretOfAnIssuerThatHasOne(t *testing.T) {
 	must(err)
 	ec, err := x509.MarshalPKIXPublicKey(ecKey().Public())
 	must(err)
-	for name, secret := range map[string][]byte{"RSA PEM": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), "RSA DER": der, "RSA modulus": rsaKey().N.Bytes(),
-		"EC PEM": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: ec}), "EC DER": ec, "empty": {}} {
+	for name, secret := range map[string][]byte{
+		"RSA PEM": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), "RSA DER": der, "RSA modulus": rsaKey().N.Bytes(),
+		"EC PEM": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: ec}), "EC DER": ec, "empty": {},
+	} {
 		for _, kid := range []string{"r1", "e1", ""} {
 			signed := raw64([]byte(`{"alg":"HS256","kid":"`+kid+`"}`)) + "." + raw64([]byte(f.payload()))
 			m := hmac.New(sha256.New, secret)

@@ -844,8 +844,10 @@ func TestEndpointThatWantsCredentials(t *testing.T) {
 		t.Errorf("%d calls, state %+v", f.asked.calls.Load(), s)
 	}
 	// The configuration lends them.
-	local := keymanager.KeyManager{Name: "local", Issuer: issuer, Enabled: true, FromConfiguration: true,
-		Introspection: &keymanager.Introspection{URL: f.asked.URL, ClientID: "gateway", ClientSecret: "secret"}}
+	local := keymanager.KeyManager{
+		Name: "local", Issuer: issuer, Enabled: true, FromConfiguration: true,
+		Introspection: &keymanager.Introspection{URL: f.asked.URL, ClientID: "gateway", ClientSecret: "secret"},
+	}
 	f.ReplaceConfigured([]keymanager.KeyManager{local})
 	if tok := f.accept(opaque); tok.KeyManager != "Resident Key Manager" {
 		t.Errorf("token %+v", tok)

@@ -250,8 +250,19 @@ func TestAllowedKeyManagers(t *testing.T) {
 	for _, tt := range []struct {
 		allowed []string
 		ok      bool
-	}{{nil, true}, {[]string{}, true}, {[]string{"all"}, true}, {[]string{"ALL"}, true}, {[]string{"Resident Key Manager"}, true}, {[]string{"Default"}, true},
-		{[]string{"x", "resident key manager"}, true}, {[]string{"ABCD-1"}, true}, {[]string{"abcd-1"}, true}, {[]string{"x"}, false}, {[]string{""}, false}} {
+	}{
+		{nil, true},
+		{[]string{}, true},
+		{[]string{"all"}, true},
+		{[]string{"ALL"}, true},
+		{[]string{"Resident Key Manager"}, true},
+		{[]string{"Default"}, true},
+		{[]string{"x", "resident key manager"}, true},
+		{[]string{"ABCD-1"}, true},
+		{[]string{"abcd-1"}, true},
+		{[]string{"x"}, false},
+		{[]string{""}, false},
+	} {
 		for range 2 {
 			_, _, err := f.Authenticate(context.Background(), keymanager.Credential{Bearer: token, Allowed: tt.allowed})
 			var r *keymanager.Refusal
@@ -286,8 +297,13 @@ func TestTwoKeyManagersOfOneIssuer(t *testing.T) {
 	const id = "0d6d6ad2-7a84-4c5c-8a41-0e6b0f5f9a01"
 	for range 3 {
 		for _, tt := range []struct{ got, want string }{
-			{ask("carbon.super"), "B/ck-1"}, {ask("example.org"), "C/" + id}, {ask("third.org"), "A/alice"}, {ask(""), "B/ck-1"},
-			{ask("carbon.super", "A"), "A/alice"}, {ask("carbon.super", "C"), "key_manager_not_allowed"}, {ask("example.org", "A", "C"), "C/" + id},
+			{ask("carbon.super"), "B/ck-1"},
+			{ask("example.org"), "C/" + id},
+			{ask("third.org"), "A/alice"},
+			{ask(""), "B/ck-1"},
+			{ask("carbon.super", "A"), "A/alice"},
+			{ask("carbon.super", "C"), "key_manager_not_allowed"},
+			{ask("example.org", "A", "C"), "C/" + id},
 		} {
 			if tt.got != tt.want {
 				t.Errorf("got %s, want %s", tt.got, tt.want)
@@ -691,8 +707,12 @@ func TestBadClaimMappingsStopNoKeyManager(t *testing.T) {
 	f := newFixture(t)
 	f.opts.Logger = zerolog.New(&log)
 	km := f.keyManager()
-	km.ClaimMappings = []keymanager.ClaimMapping{{Remote: "email", Local: "sub"}, {Remote: "", Local: "x"}, {Remote: "name", Local: "y", Function: "regex((,)"},
-		{Remote: "preferred_username", Local: "http://wso2.org/claims/enduser", Function: "lower"}}
+	km.ClaimMappings = []keymanager.ClaimMapping{
+		{Remote: "email", Local: "sub"},
+		{Remote: "", Local: "x"},
+		{Remote: "name", Local: "y", Function: "regex((,)"},
+		{Remote: "preferred_username", Local: "http://wso2.org/claims/enduser", Function: "lower"},
+	}
 	f.Put(km)
 	for range 3 {
 		tok := f.accept(f.token("preferred_username", "Bob", "email", "mallory", "name", "n"))

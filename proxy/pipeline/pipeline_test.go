@@ -146,8 +146,10 @@ func TestPlacesOfCredentials(t *testing.T) {
 		{name: "a token", secured: true, secrets: []string{"Authorization", "Internal-Key", "X-Cert"}, strip: []string{"Authorization", "Internal-Key", "X-Cert"}, bearer: true},
 		{name: "a token that is kept", secured: true, keep: true, secrets: []string{"Authorization", "Internal-Key", "X-Cert"}, strip: []string{"Internal-Key", "X-Cert"}, bearer: true},
 		{name: "open", secrets: []string{"Authorization", "Internal-Key", "X-Cert"}, bearer: true},
-		{name: "a key anywhere", op: definition.Operation{Security: [][]definition.Credential{{definition.APIKey}}}, secured: true,
-			secrets: []string{"Authorization", "Apikey", "Internal-Key", "X-Cert"}, strip: []string{"Authorization", "Apikey", "Internal-Key", "X-Cert"}, queries: []string{"apikey"}},
+		{
+			name: "a key anywhere", op: definition.Operation{Security: [][]definition.Credential{{definition.APIKey}}}, secured: true,
+			secrets: []string{"Authorization", "Apikey", "Internal-Key", "X-Cert"}, strip: []string{"Authorization", "Apikey", "Internal-Key", "X-Cert"}, queries: []string{"apikey"},
+		},
 		{name: "a key in its place, or a user", op: definition.Operation{
 			Security: [][]definition.Credential{{definition.APIKey}, {definition.Basic}}, APIKeyHeaders: []string{"x-key", "X-KEY", "authorization"}, APIKeyQueries: []string{"k"},
 		}, secured: true, keep: true, secrets: []string{"Authorization", "X-Key", "Internal-Key", "X-Cert"}, strip: []string{"Authorization", "X-Key", "Internal-Key", "X-Cert"}, queries: []string{"k"}, basic: true},

@@ -53,14 +53,17 @@ func TestWhatBackendsAreTold(t *testing.T) {
 			c.ApplicationID, c.ApplicationUUID, c.ApplicationName, c.ApplicationOwner, c.ApplicationTier = 7, "u-7", "App", "alice", "50PerMin"
 			c.Attributes, c.Tier, c.KeyType, c.SubscriberTenant = &attributes, "Gold", "PRODUCTION", "carbon.super"
 		}), pipeline.OK},
-		{"a sandbox key", func(w *world, a *definition.API, _ *definition.Operation) {
-			w.facts = sandbox(w.facts)
-			a.Sandbox = a.Production
-		}, bearer, Domains{},
+		{
+			"a sandbox key", func(w *world, a *definition.API, _ *definition.Operation) {
+				w.facts = sandbox(w.facts)
+				a.Sandbox = a.Production
+			}, bearer,
+			Domains{},
 			with(func(c *keymanager.Caller) {
 				c.ApplicationID, c.ApplicationName, c.ApplicationOwner, c.ApplicationTier = 7, "App", "alice", "50PerMin"
 				c.Tier, c.KeyType, c.SubscriberTenant = "Gold", "SANDBOX", "carbon.super"
-			}), pipeline.OK},
+			}), pipeline.OK,
+		},
 		{"a self-contained token", func(w *world, a *definition.API, _ *definition.Operation) {
 			w.facts, a.Sandbox = subscription.Facts{}, a.Production
 			w.token.Application = embedded
@@ -69,13 +72,22 @@ func TestWhatBackendsAreTold(t *testing.T) {
 			c.ApplicationID, c.ApplicationUUID, c.ApplicationName, c.ApplicationOwner, c.ApplicationTier = 9, "u-9", "Self", "carol", "Silver"
 			c.Tier, c.KeyType, c.SubscriberTenant = "Bronze", "SANDBOX", "example.org"
 		}), pipeline.OK},
-		{"somebody without a subscription, who needs none", func(w *world, _ *definition.API, _ *definition.Operation) { w.facts = subscription.Facts{} }, bearer,
-			Domains{SkipSubscriptions: true}, with(func(*keymanager.Caller) {}), pipeline.OK},
+		{
+			"somebody without a subscription, who needs none", func(w *world, _ *definition.API, _ *definition.Operation) { w.facts = subscription.Facts{} }, bearer,
+			Domains{SkipSubscriptions: true},
+			with(func(*keymanager.Caller) {}), pipeline.OK,
+		},
 		{"nobody", func(_ *world, _ *definition.API, o *definition.Operation) { o.Unsecured = true }, nil, Domains{}, nil, pipeline.Skipped},
-		{"nobody, whom the backend wants to know of", func(_ *world, _ *definition.API, o *definition.Operation) { o.Unsecured = true }, nil,
-			Domains{AssertAnonymous: true}, with(func(c *keymanager.Caller) { c.Tier, c.KeyType = "Unauthenticated", "PRODUCTION" }), pipeline.OK},
-		{"a token at an open resource is not looked at", func(_ *world, _ *definition.API, o *definition.Operation) { o.Unsecured = true }, bearer,
-			Domains{}, nil, pipeline.Skipped},
+		{
+			"nobody, whom the backend wants to know of", func(_ *world, _ *definition.API, o *definition.Operation) { o.Unsecured = true }, nil,
+			Domains{AssertAnonymous: true},
+			with(func(c *keymanager.Caller) { c.Tier, c.KeyType = "Unauthenticated", "PRODUCTION" }), pipeline.OK,
+		},
+		{
+			"a token at an open resource is not looked at", func(_ *world, _ *definition.API, o *definition.Operation) { o.Unsecured = true }, bearer,
+			Domains{},
+			nil, pipeline.Skipped,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w, a, o := base()

@@ -146,10 +146,18 @@ func shop() *definition.API {
 // TestSecurityRequirements is the table of what resources ask for, what comes, and what the answer is.
 func TestSecurityRequirements(t *testing.T) {
 	requirements := []struct{ name, ask string }{
-		{"", "oauth2"}, {"", "api_key"}, {"", "basic_auth"}, {"", "mutualssl"},
-		{"", "oauth2 | api_key"}, {"", "oauth2+api_key"}, {"", "mutualssl+oauth2"}, {"", "mutualssl | oauth2"},
-		{"", "mutualssl+oauth2 | mutualssl+api_key | mutualssl+basic_auth"}, {"", "basic_auth | oauth2+mutualssl"},
-		{"optional ", "oauth2 | api_key"}, {"optional ", "oauth2"},
+		{"", "oauth2"},
+		{"", "api_key"},
+		{"", "basic_auth"},
+		{"", "mutualssl"},
+		{"", "oauth2 | api_key"},
+		{"", "oauth2+api_key"},
+		{"", "mutualssl+oauth2"},
+		{"", "mutualssl | oauth2"},
+		{"", "mutualssl+oauth2 | mutualssl+api_key | mutualssl+basic_auth"},
+		{"", "basic_auth | oauth2+mutualssl"},
+		{"optional ", "oauth2 | api_key"},
+		{"optional ", "oauth2"},
 	}
 	requests := []string{
 		"", "bearer good", "bearer bad", "bearer away", "key good", "key bad", "key elsewhere", "query good", "console good", "console bad", "basic good", "basic bad", "cert good", "cert bad",

@@ -64,9 +64,11 @@ func (z size) eachSubscription(policy string) iter.Seq2[subscription.Subscriptio
 
 func (z size) subscriptionRow(i int64, policy string) subscription.Subscription {
 	app, api := z.subscription(i)
-	return subscription.Subscription{ID: i + 1, UUID: uuid(4, i), APIID: api, APIUUID: uuid(1, api), ApplicationID: app,
+	return subscription.Subscription{
+		ID: i + 1, UUID: uuid(4, i), APIID: api, APIUUID: uuid(1, api), ApplicationID: app,
 		ApplicationUUID: uuid(2, app), Policy: strings.Clone(policy), State: subscription.State(strings.Clone("UNBLOCKED")),
-		Tenant: strings.Clone("carbon.super"), Origin: subscription.Origin{Kind: "pull", At: 1, ID: strings.Clone("pull-1")}}
+		Tenant: strings.Clone("carbon.super"), Origin: subscription.Origin{Kind: "pull", At: 1, ID: strings.Clone("pull-1")},
+	}
 }
 
 func (z size) apiRows() (rows []subscription.API) {
@@ -89,8 +91,10 @@ func (z size) mappingRows() []subscription.KeyMapping {
 	rows := make([]subscription.KeyMapping, 0, z.mappings)
 	for i := range z.mappings {
 		app := i%z.applications + 1
-		rows = append(rows, subscription.KeyMapping{ConsumerKey: consumerKey(i), KeyManager: strings.Clone("Resident Key Manager"),
-			KeyType: subscription.Production, ApplicationID: app, ApplicationUUID: uuid(2, app)})
+		rows = append(rows, subscription.KeyMapping{
+			ConsumerKey: consumerKey(i), KeyManager: strings.Clone("Resident Key Manager"),
+			KeyType: subscription.Production, ApplicationID: app, ApplicationUUID: uuid(2, app),
+		})
 	}
 	return rows
 }

@@ -133,8 +133,10 @@ var (
 	genKM   = rapid.SampledFrom([]string{"", "Default", "Resident Key Manager", "Corp Keycloak"})
 
 	genAPI = rapid.Custom(func(t *rapid.T) subscription.API {
-		a := subscription.API{ID: genID.Draw(t, "id"), UUID: genUUID.Draw(t, "uuid"), Context: "/" + genText.Draw(t, "context"),
-			Version: genText.Draw(t, "version"), Name: genText.Draw(t, "name")}
+		a := subscription.API{
+			ID: genID.Draw(t, "id"), UUID: genUUID.Draw(t, "uuid"), Context: "/" + genText.Draw(t, "context"),
+			Version: genText.Draw(t, "version"), Name: genText.Draw(t, "name"),
+		}
 		if a.ID == 0 && a.UUID == "" {
 			a.ID = 9
 		}
@@ -144,13 +146,17 @@ var (
 		return subscription.Application{ID: genID.Draw(t, "id"), UUID: genUUID.Draw(t, "uuid"), Policy: genText.Draw(t, "policy")}
 	})
 	genMapping = rapid.Custom(func(t *rapid.T) subscription.KeyMapping {
-		return subscription.KeyMapping{ConsumerKey: "k" + genText.Draw(t, "key"), KeyManager: genKM.Draw(t, "km"),
-			ApplicationID: genID.Draw(t, "app"), ApplicationUUID: genUUID.Draw(t, "app uuid")}
+		return subscription.KeyMapping{
+			ConsumerKey: "k" + genText.Draw(t, "key"), KeyManager: genKM.Draw(t, "km"),
+			ApplicationID: genID.Draw(t, "app"), ApplicationUUID: genUUID.Draw(t, "app uuid"),
+		}
 	})
 	genSub = rapid.Custom(func(t *rapid.T) subscription.Subscription {
-		return subscription.Subscription{ID: genID.Draw(t, "id"), APIID: genID.Draw(t, "api"), APIUUID: genUUID.Draw(t, "api uuid"),
+		return subscription.Subscription{
+			ID: genID.Draw(t, "id"), APIID: genID.Draw(t, "api"), APIUUID: genUUID.Draw(t, "api uuid"),
 			ApplicationID: genID.Draw(t, "app"), ApplicationUUID: genUUID.Draw(t, "app uuid"), Policy: genText.Draw(t, "policy"),
-			State: subscription.Unblocked}
+			State: subscription.Unblocked,
+		}
 	})
 )
 
@@ -279,8 +285,10 @@ func TestStoreAgainstModel(t *testing.T) {
 				checkRows(t, "subscriptions", s.Subscriptions().All(), s.Subscriptions().Len(), m.subscriptions, byText)
 				for range 4 {
 					ck, km := "k"+genText.Draw(t, "key"), genKM.Draw(t, "km")
-					ref := subscription.APIRef{UUID: genUUID.Draw(t, "uuid"), ID: genID.Draw(t, "id"),
-						Context: "/" + genText.Draw(t, "context"), Version: genText.Draw(t, "version")}
+					ref := subscription.APIRef{
+						UUID: genUUID.Draw(t, "uuid"), ID: genID.Draw(t, "id"),
+						Context: "/" + genText.Draw(t, "context"), Version: genText.Draw(t, "version"),
+					}
 					equal(t, fmt.Sprintf("Resolve(%s, %s, %+v)", ck, km, ref), s.Resolve(ck, km, ref), m.resolve(ck, km, ref))
 					app, id := genUUID.Draw(t, "application"), genID.Draw(t, "number")
 					equal(t, fmt.Sprintf("ResolveApplication(%s, %d, %+v)", app, id, ref), s.ResolveApplication(app, id, ref), m.resolveApplication(app, id, ref))

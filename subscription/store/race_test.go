@@ -16,8 +16,10 @@ func TestReadersDuringReplaceAll(t *testing.T) {
 	rows := func(policy string) []subscription.Subscription {
 		var out []subscription.Subscription
 		for i := int64(1); i <= n; i++ {
-			out = append(out, subscription.Subscription{ID: i, APIID: i, ApplicationID: i, APIUUID: uuid(1, i), ApplicationUUID: uuid(2, i),
-				State: subscription.Unblocked, Policy: policy})
+			out = append(out, subscription.Subscription{
+				ID: i, APIID: i, ApplicationID: i, APIUUID: uuid(1, i), ApplicationUUID: uuid(2, i),
+				State: subscription.Unblocked, Policy: policy,
+			})
 		}
 		return out
 	}

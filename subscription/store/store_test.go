@@ -65,8 +65,15 @@ func TestMappingWithoutKeyManagerMatchesAnyOnlyThen(t *testing.T) {
 		key, km string
 		want    int64
 	}{
-		{"k", "Corp Keycloak", 2}, {"k", "Default", 1}, {"k", "Resident Key Manager", 1}, {"k", "", 1},
-		{"bound", "Corp Keycloak", 3}, {"bound", "Default", 0}, {"bound", "", 0}, {"", "Corp Keycloak", 0}, {"", "", 0},
+		{"k", "Corp Keycloak", 2},
+		{"k", "Default", 1},
+		{"k", "Resident Key Manager", 1},
+		{"k", "", 1},
+		{"bound", "Corp Keycloak", 3},
+		{"bound", "Default", 0},
+		{"bound", "", 0},
+		{"", "Corp Keycloak", 0},
+		{"", "", 0},
 	}
 	for _, tt := range tests {
 		var got int64
