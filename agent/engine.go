@@ -151,6 +151,7 @@ func (a *Agent) syncDomains() sync.Domains {
 		Decide:               d.decisions.Apply,
 		Invalidate:           a.invalidate,
 		Resolve:              d.store.Resolve,
+		ResolveApplication:   d.store.ResolveApplication,
 		SetAPIs:              a.setAPIs,
 		Decisions:            d.decisions.All,
 		Revocations:          func() []keymanager.Revocation { return d.revocations.All(0) },

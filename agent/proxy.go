@@ -38,7 +38,6 @@ func (a *Agent) buildProxy() error {
 			Subscriptions:     a.domains.store,
 			Denier:            a.domains.checker,
 			Throttler:         a.domains.checker,
-			Fetcher:           a.engine,
 			MissTimeout:       cfg.APIM.EventHub.MissTimeout.Std(),
 			SkipSubscriptions: !cfg.Gateway.ValidateSubscriptions,
 			KeepCredential:    cfg.APIM.OAuth.EnableOutboundAuthHeader,
@@ -54,6 +53,9 @@ func (a *Agent) buildProxy() error {
 		DrainPause: max(min(cfg.Gateway.DrainDelay.Std(), 500*time.Millisecond), time.Millisecond),
 		Log:        a.part("proxy"),
 		Registry:   a.registry,
+	}
+	if cfg.APIM.EventHub.Enable {
+		opts.Domains.Fetcher = a.engine
 	}
 	if a.deniesStale() {
 		opts.Domains.Stale = a.staleNow

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -10,6 +11,11 @@ import (
 
 	"gatehouse/agent/controlplane"
 	"gatehouse/subscription"
+)
+
+var (
+	errFailedLately = errors.New("the API Manager could not be asked a moment ago")
+	errNotNow       = errors.New("the gateway is starting or ending")
 )
 
 // maxFetches bounds the rows that requests make the engine read at one time.
@@ -22,11 +28,17 @@ type missKey struct{ kind, key string }
 // become a flood of calls. It is bounded: the oldest leave.
 type misses struct {
 	mu      sync.Mutex
-	until   map[missKey]time.Time
+	until   map[missKey]miss
 	order   []missKey
 	next    int
 	flights map[missKey]*flight
 	working chan struct{}
+}
+
+// miss is until when a row is taken for missing; failed says that this is no answer of the API Manager, which could not be asked.
+type miss struct {
+	until  time.Time
+	failed bool
 }
 
 // flight is a look-up that is under way; found and err may be read when done is closed.
@@ -57,11 +69,11 @@ func (m *misses) land(k missKey, f *flight, found bool, err error) {
 }
 
 func newMisses(limit int) *misses {
-	return &misses{until: make(map[missKey]time.Time), order: make([]missKey, limit), flights: make(map[missKey]*flight),
+	return &misses{until: make(map[missKey]miss), order: make([]missKey, limit), flights: make(map[missKey]*flight),
 		working: make(chan struct{}, maxFetches)}
 }
 
-func (m *misses) add(k missKey, until time.Time) {
+func (m *misses) add(k missKey, v miss) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.until[k]; !ok {
@@ -69,13 +81,16 @@ func (m *misses) add(k missKey, until time.Time) {
 		m.order[m.next] = k
 		m.next = (m.next + 1) % len(m.order)
 	}
-	m.until[k] = until
+	m.until[k] = v
 }
 
-func (m *misses) known(k missKey, now time.Time) bool {
+// known reports whether a row is taken for missing, and whether that is because it could not be asked for.
+func (m *misses) known(k missKey, now time.Time) (known, failed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.until[k].After(now)
+	v := m.until[k]
+	known = v.until.After(now)
+	return known, known && v.failed
 }
 
 // forget drops what an event has just told.
@@ -83,7 +98,7 @@ func (m *misses) forget(k missKey) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.until[k]; ok {
-		m.until[k] = time.Time{}
+		m.until[k] = miss{}
 	}
 }
 
@@ -107,7 +122,43 @@ func (e *Engine) Fetch(ctx context.Context, consumerKey, keyManager string, api 
 		case f.Mapping == nil:
 			got, err = e.fetchMapping(ctx, consumerKey, keyManager)
 		case f.Application == nil:
-			got, err = e.fetchApplication(ctx, f.Mapping)
+			got, err = e.fetchApplication(ctx, f.Mapping.ApplicationID, f.Mapping.Tenant)
+		case f.Subscription == nil:
+			got, err = e.fetchSubscription(ctx, f.API, f.Application)
+		default:
+			return found, nil
+		}
+		if err != nil || !got {
+			return found, err
+		}
+		found = true
+	}
+	return found, nil
+}
+
+// FetchApplication is Fetch for a credential that names its application itself, as API keys do: there is no key mapping among
+// what may be missing. An application can be asked for by its number alone. The error says too that the API Manager cannot be
+// asked for what is missing; without one, a row that was not found is not there.
+func (e *Engine) FetchApplication(ctx context.Context, uuid string, id int64, api subscription.APIRef, missing subscription.Reason) (found bool, err error) {
+	if missing < subscription.UnknownAPI || missing > subscription.NoSubscription {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.opt.MissTimeout)
+	defer cancel()
+	for range 3 {
+		f := e.opt.Domains.ResolveApplication(uuid, id, api)
+		var got bool
+		switch {
+		case f.API == nil:
+			got, err = e.fetchAPI(ctx, api)
+		case f.Application == nil && (id <= 0 || e.applications.single == nil):
+			return found, errNoHint
+		case f.Application == nil:
+			if got, err = e.fetchApplication(ctx, id, ""); got && e.opt.Domains.ResolveApplication(uuid, id, api).Application == nil {
+				// Another application has this number: to ask again would not change that.
+				e.misses.add(applicationMiss(id), miss{until: time.Now().Add(e.opt.NegativeTTL)})
+				return found, nil
+			}
 		case f.Subscription == nil:
 			got, err = e.fetchSubscription(ctx, f.API, f.Application)
 		default:
@@ -138,11 +189,11 @@ func (e *Engine) fetchMapping(ctx context.Context, consumerKey, keyManager strin
 	return fetchRow(ctx, e, e.mappings, mappingMiss(k), k, nil)
 }
 
-func (e *Engine) fetchApplication(ctx context.Context, m *subscription.KeyMapping) (bool, error) {
-	if e.applications.single == nil || m.ApplicationID == 0 {
+func (e *Engine) fetchApplication(ctx context.Context, id int64, tenant string) (bool, error) {
+	if e.applications.single == nil || id == 0 {
 		return false, nil
 	}
-	return fetchRow(ctx, e, e.applications, applicationMiss(m.ApplicationID), m.ApplicationID, &subscription.Application{Tenant: m.Tenant})
+	return fetchRow(ctx, e, e.applications, applicationMiss(id), id, &subscription.Application{Tenant: tenant})
 }
 
 func (e *Engine) fetchSubscription(ctx context.Context, api *subscription.API, app *subscription.Application) (bool, error) {
@@ -181,7 +232,9 @@ func fetchRow[K comparable, R any](ctx context.Context, e *Engine, d *dataset[K,
 
 // fetchOnce asks once for all who wait, and remembers a no.
 func (e *Engine) fetchOnce(ctx context.Context, k missKey, get func(context.Context) (bool, error)) (bool, error) {
-	if e.misses.known(k, time.Now()) {
+	if known, failed := e.misses.known(k, time.Now()); failed {
+		return false, fmt.Errorf("look up %s: %w", k.kind, errFailedLately)
+	} else if known {
 		return false, nil
 	}
 	f, first := e.misses.join(k)
@@ -190,7 +243,7 @@ func (e *Engine) fetchOnce(ctx context.Context, k missKey, get func(context.Cont
 		found, err := e.lookUp(run, k, get)
 		e.misses.land(k, f, found, err)
 	}) {
-		e.misses.land(k, f, false, nil)
+		e.misses.land(k, f, false, errNotNow)
 	}
 	select {
 	case <-f.done:
@@ -220,7 +273,7 @@ func (e *Engine) lookUp(ctx context.Context, k missKey, get func(context.Context
 		if err != nil {
 			ttl = min(ttl, time.Second)
 		}
-		e.misses.add(k, time.Now().Add(ttl))
+		e.misses.add(k, miss{time.Now().Add(ttl), err != nil})
 	}
 	return found, err
 }
@@ -231,7 +284,7 @@ func (m *misses) forgetKind(kind string) {
 	defer m.mu.Unlock()
 	for k := range m.until {
 		if k.kind == kind {
-			m.until[k] = time.Time{}
+			m.until[k] = miss{}
 		}
 	}
 }

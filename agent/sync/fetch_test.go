@@ -141,12 +141,90 @@ func TestMissesAreBounded(t *testing.T) {
 	m := newMisses(100)
 	now := time.Now()
 	for i := range int64(10_000) {
-		m.add(missKey{"key_mapping", decimal(i)}, now.Add(time.Second))
+		m.add(missKey{"key_mapping", decimal(i)}, miss{until: now.Add(time.Second)})
 	}
 	if n := len(m.until); n > 101 {
 		t.Errorf("%d entries, want at most 100", n)
 	}
-	if !m.known(missKey{"key_mapping", "9999"}, now) || m.known(missKey{"key_mapping", "1"}, now) {
+	newest, _ := m.known(missKey{"key_mapping", "9999"}, now)
+	oldest, _ := m.known(missKey{"key_mapping", "1"}, now)
+	if !newest || oldest {
 		t.Error("the newest stay and the oldest leave")
 	}
+}
+
+func TestFetchApplicationReadsWhatHangsOnIt(t *testing.T) {
+	runFetch(t, func(t *testing.T, r *rig, ref subscription.APIRef) {
+		r.m.unknown()
+		found, err := r.FetchApplication(t.Context(), "", 8, ref, subscription.UnknownApplication)
+		if !found || err != nil {
+			t.Fatalf("found %v, %v", found, err)
+		}
+		if v := subscription.ValidateApplication(r.w.resolveApplication("", 8, ref), subscription.Production); v.Reason != subscription.Allowed {
+			t.Errorf("after the fetch the application is %v", v.Reason)
+		}
+		if n := r.m.calls["key_mapping"]; n != 0 {
+			t.Errorf("%d calls for key mappings, which API keys do not have", n)
+		}
+	})
+}
+
+func TestFetchApplicationAsksOnceForAllAndRemembersANo(t *testing.T) {
+	runFetch(t, func(t *testing.T, r *rig, ref subscription.APIRef) {
+		r.m.before = 100 * time.Millisecond
+		fetch := func() {
+			if found, err := r.FetchApplication(t.Context(), "", 99, ref, subscription.UnknownApplication); found || err != nil {
+				t.Errorf("found %v, %v", found, err)
+			}
+		}
+		var all gosync.WaitGroup
+		for range 50 {
+			all.Go(fetch)
+		}
+		all.Wait()
+		fetch()
+		if n := r.m.calls["application"]; n != 1 {
+			t.Errorf("%d calls within 5 s, want 1", n)
+		}
+		settled(6 * time.Second)
+		fetch()
+		if n := r.m.calls["application"]; n != 2 {
+			t.Errorf("%d calls after 5 s, want 2", n)
+		}
+	})
+}
+
+// TestFetchApplicationOfAnotherUUID: the number leads to another application, which is not the key's.
+func TestFetchApplicationOfAnotherUUID(t *testing.T) {
+	runFetch(t, func(t *testing.T, r *rig, ref subscription.APIRef) {
+		r.m.unknown()
+		for range 3 {
+			if found, err := r.FetchApplication(t.Context(), "another", 8, ref, subscription.UnknownApplication); found || err != nil {
+				t.Errorf("found %v, %v", found, err)
+			}
+		}
+		if n := r.m.calls["application"]; n > 1 {
+			t.Errorf("%d calls, want 1: what is there is not asked for again", n)
+		}
+	})
+}
+
+// TestWhatCouldNotBeAskedIsNoNo: a failure is remembered for a moment, but never as an answer.
+func TestWhatCouldNotBeAskedIsNoNo(t *testing.T) {
+	runFetch(t, func(t *testing.T, r *rig, ref subscription.APIRef) {
+		r.m.before = time.Hour
+		for _, wait := range []bool{true, false} {
+			began := time.Now()
+			if found, err := r.FetchApplication(t.Context(), "", 99, ref, subscription.UnknownApplication); found || err == nil {
+				t.Errorf("found %v, %v; want an error", found, err)
+			}
+			if waited := time.Since(began) > 0; waited != wait {
+				t.Errorf("waited %v, want %v", waited, wait)
+			}
+			settled(0)
+		}
+		if found, err := r.FetchApplication(t.Context(), "only-a-uuid", 0, ref, subscription.UnknownApplication); found || err == nil {
+			t.Errorf("without a number: found %v, %v; want an error", found, err)
+		}
+	})
 }

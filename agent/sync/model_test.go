@@ -172,7 +172,7 @@ func (w *world) domains() Domains {
 			w.setCalls++
 			return maps.Clone(w.refuse)
 		},
-		Resolve: w.resolve,
+		Resolve: w.resolve, ResolveApplication: w.resolveApplication,
 		Decisions: func() []throttle.Decision {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -187,14 +187,24 @@ func (w *world) domains() Domains {
 }
 
 func (w *world) resolve(consumerKey, keyManager string, ref subscription.APIRef) (f subscription.Facts) {
+	m := w.mappings.table().Get(MappingKey{consumerKey, subscription.CanonicalKeyManager(keyManager)})
+	if m != nil {
+		f = w.resolveApplication("", m.ApplicationID, ref)
+	} else {
+		f = w.resolveApplication("", 0, ref)
+	}
+	f.Mapping = m
+	return f
+}
+
+func (w *world) resolveApplication(uuid string, id int64, ref subscription.APIRef) (f subscription.Facts) {
 	for a := range w.apis.table().All() {
 		if ref.UUID != "" && a.UUID == ref.UUID || a.Context == ref.Context && a.Version == ref.Version {
 			f.API = a
 		}
 	}
-	f.Mapping = w.mappings.table().Get(MappingKey{consumerKey, subscription.CanonicalKeyManager(keyManager)})
-	if f.Mapping != nil {
-		f.Application = w.apps.table().Get(f.Mapping.ApplicationID)
+	if a := w.apps.table().Get(id); a != nil && (uuid == "" || a.UUID == uuid) {
+		f.Application = a
 	}
 	if f.API != nil && f.Application != nil {
 		for s := range w.subs.table().All() {

@@ -84,8 +84,10 @@ type Domains struct {
 	SetAPIs func([]*definition.API) (refused map[string]error)
 	// Invalidate takes messages of cacheInvalidation; nil ignores them.
 	Invalidate func(event.CacheInvalidation)
-	// Resolve and Validate are the look-up of the request path; Fetch asks with them what is missing.
-	Resolve func(consumerKey, keyManager string, api subscription.APIRef) subscription.Facts
+	// Resolve and ResolveApplication are the look-up of the request path; Fetch and FetchApplication ask with them what is
+	// missing.
+	Resolve            func(consumerKey, keyManager string, api subscription.APIRef) subscription.Facts
+	ResolveApplication func(uuid string, id int64, api subscription.APIRef) subscription.Facts
 
 	// Decisions and Revocations list what is in force, for the snapshot on disk; nil leaves them out.
 	Decisions   func() []throttle.Decision

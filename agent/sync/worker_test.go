@@ -472,8 +472,8 @@ func TestLookUpsEndBeforeRun(t *testing.T) {
 		t.Errorf("%d look-ups are under way although Run has returned", n)
 	}
 	waiting.Wait()
-	if found, err := r.Fetch(t.Context(), "other", "Default", subscription.APIRef{UUID: "uuid-1"}, subscription.UnknownKey); found || err != nil {
-		t.Errorf("a look-up after the end: %v, %v", found, err)
+	if found, err := r.Fetch(t.Context(), "other", "Default", subscription.APIRef{UUID: "uuid-1"}, subscription.UnknownKey); found || err == nil {
+		t.Errorf("a look-up after the end: %v, %v; want an error, for nobody was asked", found, err)
 	}
 }
 

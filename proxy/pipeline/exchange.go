@@ -43,6 +43,8 @@ type Exchange struct {
 	Endpoint *definition.Endpoint
 	// StripCredential says that the fields and parameters of the route that carry credentials must not reach the backend.
 	StripCredential bool
+	// Second is the API key that the resource asks for beside the access token, which says who calls; nil: none.
+	Second *keymanager.Token
 	// Throttle is what the request is counted under. Stages complete it as they learn who calls.
 	Throttle throttle.Request
 

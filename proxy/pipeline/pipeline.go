@@ -38,6 +38,9 @@ type Fetcher interface {
 	// Fetch asks for what is missing. found says whether something new was learnt; err is not nil when the question
 	// could not be put, which is another thing than the answer no.
 	Fetch(ctx context.Context, consumerKey, keyManager string, api subscription.APIRef, missing subscription.Reason) (found bool, err error)
+	// FetchApplication is Fetch for a credential that names its application itself, by UUID and number: there is no key
+	// mapping among what may be missing.
+	FetchApplication(ctx context.Context, uuid string, id int64, api subscription.APIRef, missing subscription.Reason) (found bool, err error)
 }
 
 // Route is a compiled resource of an API: what the stages need to know of it, and the chain that they form.

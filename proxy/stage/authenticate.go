@@ -231,6 +231,9 @@ func (a *attempt) satisfied(alternative kinds) bool {
 			break
 		}
 	}
+	if alternative&(bearer|key) == bearer|key {
+		a.x.Second = a.outcomes[index(key)].token // it must have been bought too
+	}
 	return true
 }
 

@@ -357,3 +357,118 @@ func BenchmarkAuthenticate(b *testing.B) {
 		})
 	}
 }
+
+// TestAPIKeyFetchesWhatIsMissing: an API key whose application or subscription has not arrived yet is asked for as a token's.
+func TestAPIKeyFetchesWhatIsMissing(t *testing.T) {
+	shopOnly := []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1"}}
+	bought := row(subscription.Unblocked)
+	notBought := bought
+	notBought.Subscription = nil
+	noApplication := subscription.Facts{API: bought.API}
+	for _, c := range []struct {
+		name       string
+		facts      subscription.Facts
+		later      *subscription.Facts
+		err        error
+		subscribed []keymanager.EmbeddedSubscription
+		skip       bool
+		id         int64
+		code       int
+		retry      int64
+		fetched    int
+		app        string
+	}{
+		{name: "the application", id: 7, facts: noApplication, later: &bought, fetched: 1, app: "App"},
+		{name: "the subscription", id: 7, facts: notBought, later: &bought, fetched: 1, app: "App"},
+		{name: "nothing is missing", id: 7, facts: bought, app: "App"},
+		{name: "there is no subscription", id: 7, facts: notBought, fetched: 1, code: 900908},
+		{name: "the API Manager cannot be asked", id: 7, facts: notBought, err: errors.New("away"), fetched: 1, code: 900908, retry: 1},
+		{name: "the application is gone, whatever the key says", id: 7, facts: noApplication, subscribed: shopOnly, fetched: 1, code: 900908},
+		{name: "the API Manager cannot be asked, and the key speaks for itself", id: 7, facts: noApplication, subscribed: shopOnly, err: errors.New("away"), fetched: 1, app: "Own"},
+		{name: "the API Manager knows no such API, and the key speaks for itself", id: 7, subscribed: shopOnly, fetched: 1, app: "Own"},
+		{name: "a key of no application speaks for itself", facts: noApplication, subscribed: shopOnly, app: "Own"},
+		{name: "a key of no application for another API", facts: noApplication, subscribed: []keymanager.EmbeddedSubscription{{Name: "Pets", Version: "1"}}, code: 900908},
+		{name: "subscriptions are not asked for", id: 7, facts: notBought, skip: true, app: "App"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i := &issuers{token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: c.id, Name: "Own"}, Subscribed: c.subscribed}}
+			w := &world{facts: c.facts, later: c.later, fetchErr: c.err}
+			d := all(i)
+			d.Fetcher = w
+			api := shop()
+			api.SkipSubscriptions = c.skip
+			op := &definition.Operation{Template: "/*", Method: "GET", Security: asks("api_key"), APIKeyHeaders: []string{"X-Key"}}
+			x := prepared(i, d, w, api, op, "key good")
+			f := pipeline.Run(x)
+			if len(w.fetched) != c.fetched {
+				t.Errorf("asked %d times, want %d", len(w.fetched), c.fetched)
+			}
+			if c.code == 0 && f != nil || c.code != 0 && (f == nil || f.Code != c.code || f.RetryAfter != c.retry) {
+				t.Fatalf("got %+v (%s), want %d", f, x.Reason, c.code)
+			}
+			if f == nil && x.Throttle.AppName != c.app {
+				t.Errorf("counted under %q, want %q", x.Throttle.AppName, c.app)
+			}
+		})
+	}
+}
+
+// TestKeyBesideAToken: where both are asked for, both must have been bought.
+func TestKeyBesideAToken(t *testing.T) {
+	for _, c := range []struct {
+		name, bring string
+		key         keymanager.Token
+		skip        bool
+		code        int
+		reason      string
+	}{
+		{name: "both bought", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}}},
+		{name: "a key of an application without subscription", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9}}, code: 900908, reason: "API key"},
+		{name: "a key of no application", code: 900908, reason: "API key"},
+		{name: "a key that names another API", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9}, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Pets", Version: "1"}}},
+			code: 900908, reason: "API key"},
+		{name: "a key that names the API", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9}, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1"}}}},
+		{name: "a key for the API of that name of another tenant", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9},
+			Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1", Context: "/t/other.example/shop/1"}}}, code: 900908, reason: "API key"},
+		{name: "a key for every version", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9}, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "*"}}}},
+		{name: "subscriptions are not asked for", skip: true},
+		{name: "the console stands in for both", bring: "console good"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i := &issuers{token: keymanager.Token{ConsumerKey: "ck", User: "bob"}}
+			d := all(i)
+			d.APIKeys = keysOf{i, c.key}
+			api := shop()
+			api.SkipSubscriptions = c.skip
+			op := &definition.Operation{Template: "/*", Method: "GET", Security: asks("oauth2+api_key"), APIKeyHeaders: []string{"X-Key"}}
+			bring := c.bring
+			if bring == "" {
+				bring = "bearer good, key good"
+			}
+			x := prepared(i, d, &world{facts: row(subscription.Unblocked)}, api, op, bring)
+			f := pipeline.Run(x)
+			if c.code == 0 && f != nil || c.code != 0 && (f == nil || f.Code != c.code || !strings.Contains(x.Reason, c.reason)) {
+				t.Fatalf("got %+v (%s), want %d", f, x.Reason, c.code)
+			}
+			if f == nil && c.bring == "" && (x.Token.Kind != keymanager.KindJWT || x.Throttle.AppName != "App" && !c.skip) {
+				t.Errorf("counted under %q, as %s", x.Throttle.AppName, x.Token.Kind)
+			}
+		})
+	}
+}
+
+// keysOf makes a token of its own of API keys.
+type keysOf struct {
+	*issuers
+	key keymanager.Token
+}
+
+func (k keysOf) AuthenticateKey(ctx context.Context, o keymanager.KeyOffer) (*keymanager.Token, bool, error) {
+	t, cached, err := k.issuers.AuthenticateKey(ctx, o)
+	if t != nil {
+		own := k.key
+		own.Kind, own.Unsubscribed = t.Kind, t.Unsubscribed
+		t = &own
+	}
+	return t, cached, err
+}

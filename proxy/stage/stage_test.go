@@ -74,6 +74,10 @@ func (w *world) Fetch(ctx context.Context, _, _ string, _ subscription.APIRef, m
 	return true, nil
 }
 
+func (w *world) FetchApplication(ctx context.Context, _ string, _ int64, api subscription.APIRef, missing subscription.Reason) (bool, error) {
+	return w.Fetch(ctx, "", "", api, missing)
+}
+
 func (w *world) DenyAnonymous(*throttle.Request) *throttle.DenyCondition {
 	w.asked = append(w.asked, "deny")
 	return w.anonymous
@@ -405,6 +409,11 @@ func TestRetryAfterIsRoundedUp(t *testing.T) {
 
 // slow is a fetcher that waits for its context.
 type slow struct{}
+
+func (slow) FetchApplication(ctx context.Context, _ string, _ int64, _ subscription.APIRef, _ subscription.Reason) (bool, error) {
+	<-ctx.Done()
+	return false, ctx.Err()
+}
 
 func (slow) Fetch(ctx context.Context, _, _ string, _ subscription.APIRef, _ subscription.Reason) (bool, error) {
 	<-ctx.Done()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gatehouse/keymanager"
+	"gatehouse/proxy/definition"
 	"gatehouse/proxy/fault"
 	"gatehouse/proxy/pipeline"
 	"gatehouse/subscription"
@@ -36,6 +37,11 @@ func (s *subscribe) Run(x *pipeline.Exchange) *pipeline.Refusal {
 		x.Note(pipeline.StepSubscription, pipeline.Skipped)
 		return nil
 	}
+	if x.Second != nil {
+		if refusal := s.second(x, x.Second); refusal != nil {
+			return refusal
+		}
+	}
 	switch {
 	case t.Unsubscribed:
 		s.unsubscribed(x)
@@ -46,29 +52,16 @@ func (s *subscribe) Run(x *pipeline.Exchange) *pipeline.Refusal {
 		return s.selfContained(x, t)
 	}
 	skip := s.skipped(x, t)
-	facts := s.d.Subscriptions.Resolve(t.ConsumerKey, t.KeyManager, x.Route.Ref)
-	v := subscription.Validate(facts)
+	look := func() (subscription.Facts, subscription.Verdict) {
+		facts := s.d.Subscriptions.Resolve(t.ConsumerKey, t.KeyManager, x.Route.Ref)
+		return facts, subscription.Validate(facts)
+	}
+	facts, v := look()
 	var fetchErr error
-	if missing(v.Reason) && s.d.Fetcher != nil && !s.again && !skip && t.ConsumerKey != "" {
-		// Each answer may lead to the next row that is missing: mapping, application, API, subscription.
-		ctx, cancel := context.WithTimeout(x.Context, s.wait)
-		for range 4 {
-			found, err := s.d.Fetcher.Fetch(ctx, t.ConsumerKey, t.KeyManager, x.Route.Ref, v.Reason)
-			if err != nil {
-				fetchErr = err
-				break
-			}
-			if !found {
-				break
-			}
-			before := v.Reason
-			facts = s.d.Subscriptions.Resolve(t.ConsumerKey, t.KeyManager, x.Route.Ref)
-			v = subscription.Validate(facts)
-			if !missing(v.Reason) || v.Reason == before {
-				break
-			}
-		}
-		cancel()
+	if !skip && t.ConsumerKey != "" && s.mayFetch(v) {
+		facts, v, fetchErr = s.fetch(x, v, look, func(ctx context.Context, missing subscription.Reason) (bool, error) {
+			return s.d.Fetcher.Fetch(ctx, t.ConsumerKey, t.KeyManager, x.Route.Ref, missing)
+		})
 	}
 	x.Facts = facts
 	s.fill(x, t, v)
@@ -81,6 +74,30 @@ func (s *subscribe) Run(x *pipeline.Exchange) *pipeline.Refusal {
 		return nil
 	}
 	return s.refuse(x, v, fetchErr)
+}
+
+// mayFetch says whether what is missing is asked for.
+func (s *subscribe) mayFetch(v subscription.Verdict) bool {
+	return missing(v.Reason) && s.d.Fetcher != nil && !s.again
+}
+
+// fetch asks for what is missing, and looks again. Each answer may lead to the next row that is missing: mapping, application,
+// API, subscription.
+func (s *subscribe) fetch(x *pipeline.Exchange, v subscription.Verdict, look func() (subscription.Facts, subscription.Verdict),
+	ask func(context.Context, subscription.Reason) (bool, error)) (subscription.Facts, subscription.Verdict, error) {
+	ctx, cancel := context.WithTimeout(x.Context, s.wait)
+	defer cancel()
+	for range 4 {
+		found, err := ask(ctx, v.Reason)
+		before := v.Reason
+		facts, now := look()
+		if err != nil || !found || !missing(now.Reason) || now.Reason == before {
+			return facts, now, err
+		}
+		v = now
+	}
+	facts, v := look()
+	return facts, v, nil
 }
 
 // missing says whether a reason is a row that was not found, which may be on its way.
@@ -141,56 +158,126 @@ func (s *subscribe) unsubscribed(x *pipeline.Exchange) {
 	x.Note(pipeline.StepSubscription, pipeline.Skipped)
 }
 
-// apiKey finds the subscription of an API key: the rows decide where the key's application is known, else what the key
-// says of itself, which is what was true when it was made (contract gateway-behaviour.md 8).
+// purchase is what is known of the subscription of an API key.
+type purchase struct {
+	facts   subscription.Facts
+	verdict subscription.Verdict
+	// unknown says that there are no rows of the application, byClaims that the key may speak for itself.
+	unknown, byClaims bool
+	err               error // of asking for what is missing
+}
+
+// ofKey looks up the subscription of an API key: the rows decide where the key's application is known, or the API Manager
+// says that it knows none. Where it cannot be asked, what the key says of itself counts, which is what was true when it
+// was made (contract gateway-behaviour.md 8).
+func (s *subscribe) ofKey(x *pipeline.Exchange, t *keymanager.Token) (p purchase) {
+	a := t.Application
+	if a == nil || a.UUID == "" && a.ID == 0 {
+		p.unknown, p.byClaims = true, a != nil && t.Subscribed != nil
+		return p
+	}
+	look := func() (subscription.Facts, subscription.Verdict) {
+		facts := s.d.Subscriptions.ResolveApplication(a.UUID, a.ID, x.Route.Ref)
+		return facts, subscription.ValidateApplication(facts, subscription.KeyType(a.KeyType))
+	}
+	p.facts, p.verdict = look()
+	no := false
+	if s.mayFetch(p.verdict) && !s.skipped(x, t) {
+		p.facts, p.verdict, p.err = s.fetch(x, p.verdict, look, func(ctx context.Context, missing subscription.Reason) (bool, error) {
+			return s.d.Fetcher.FetchApplication(ctx, a.UUID, a.ID, x.Route.Ref, missing)
+		})
+		no = p.err == nil && p.verdict.Reason == subscription.UnknownApplication
+	}
+	if p.facts.Application == nil {
+		p.unknown, p.byClaims = true, !no && t.Subscribed != nil
+	}
+	return p
+}
+
+// apiKey finds the subscription of an API key.
 func (s *subscribe) apiKey(x *pipeline.Exchange, t *keymanager.Token) *pipeline.Refusal {
-	var facts subscription.Facts
-	if a := t.Application; a != nil {
-		facts = s.d.Subscriptions.ResolveApplication(a.UUID, a.ID, x.Route.Ref)
-	}
-	if facts.Application == nil {
-		if t.Application != nil && t.Subscribed != nil {
-			return s.selfContained(x, t)
-		}
-		if s.skipped(x, t) {
-			x.Note(pipeline.StepSubscription, pipeline.Skipped)
-			return nil
-		}
-		return x.Refuse(pipeline.StepSubscription, fault.Of(fault.Forbidden), "the application of the API key is not known, and the key names no subscriptions")
-	}
-	v := subscription.ValidateApplication(facts, subscription.KeyType(t.Application.KeyType))
-	x.Facts = facts
-	s.fill(x, t, v)
+	p := s.ofKey(x, t)
 	switch {
-	case v.Reason == subscription.Allowed:
+	case p.byClaims:
+		return s.selfContained(x, t)
+	case p.unknown && s.skipped(x, t):
+		x.Note(pipeline.StepSubscription, pipeline.Skipped)
+		return nil
+	case p.unknown:
+		return s.unknown(x, t, p.err)
+	}
+	x.Facts = p.facts
+	s.fill(x, t, p.verdict)
+	switch {
+	case p.verdict.Reason == subscription.Allowed:
 		x.Note(pipeline.StepSubscription, pipeline.OK)
 	case s.skipped(x, t):
 		x.Note(pipeline.StepSubscription, pipeline.Skipped)
 	default:
-		return s.refuse(x, v, nil)
+		return s.refuse(x, p.verdict, p.err)
+	}
+	return nil
+}
+
+// unknown refuses an API key whose application has no rows, and which may not speak for itself.
+func (s *subscribe) unknown(x *pipeline.Exchange, t *keymanager.Token, fetchErr error) *pipeline.Refusal {
+	detail := "the application of the API key is not known"
+	if t.Subscribed == nil {
+		detail += ", and the key names no subscriptions"
+	}
+	return s.refuse(x, subscription.Verdict{Reason: subscription.UnknownApplication, Detail: detail}, fetchErr)
+}
+
+// second judges an API key that is asked for beside an access token: it is good for what its own application has bought, or
+// a key of anybody for anything would do. Nothing is counted under it.
+func (s *subscribe) second(x *pipeline.Exchange, t *keymanager.Token) *pipeline.Refusal {
+	if s.skipped(x, t) {
+		return nil
+	}
+	p := s.ofKey(x, t)
+	var f *pipeline.Refusal
+	switch {
+	case p.byClaims && embeddedFor(x.Route.API, t) != nil, !p.unknown && p.verdict.Reason == subscription.Allowed:
+		return nil
+	case p.byClaims:
+		return x.Refuse(pipeline.StepSubscription, fault.Of(fault.Forbidden), "the API key's own list of subscriptions does not name the API")
+	case p.unknown:
+		f = s.unknown(x, t, p.err)
+	default:
+		f = s.refuse(x, p.verdict, p.err)
+	}
+	x.Reason = "of the API key: " + x.Reason
+	return f
+}
+
+// embeddedFor is the entry of a credential's own list of subscriptions for an API, nil where there is none. An entry that
+// names a context is for the API at that context: tenants may have APIs of one name. API keys may be for every version
+// (contract gateway-behaviour.md 8).
+func embeddedFor(api *definition.API, t *keymanager.Token) *keymanager.EmbeddedSubscription {
+	for i := range t.Subscribed {
+		e := &t.Subscribed[i]
+		if e.Name == api.Name && (e.Version == api.Version || e.Version == "*" && t.Kind == keymanager.KindAPIKey) && (e.Context == "" || e.Context == api.Context) {
+			return e
+		}
 	}
 	return nil
 }
 
 // selfContained lets the token speak for itself: its own list of subscriptions decides, the rows are not asked.
-// An entry that names a context is for the API at that context: tenants may have APIs of one name.
 func (s *subscribe) selfContained(x *pipeline.Exchange, t *keymanager.Token) *pipeline.Refusal {
 	api := x.Route.API
 	q := &x.Throttle
 	s.d.embedded(x, t)
-	for i := range t.Subscribed {
-		e := &t.Subscribed[i]
-		if e.Name == api.Name && e.Version == api.Version && (e.Context == "" || e.Context == api.Context) {
-			x.Embedded = e
-			if e.Tier != "" {
-				q.SubscriptionTier = e.Tier
-			}
-			if e.SubscriberTenant != "" {
-				q.AppTenant = e.SubscriberTenant
-			}
-			x.Note(pipeline.StepSubscription, pipeline.OK)
-			return nil
+	if e := embeddedFor(api, t); e != nil {
+		x.Embedded = e
+		if e.Tier != "" {
+			q.SubscriptionTier = e.Tier
 		}
+		if e.SubscriberTenant != "" {
+			q.AppTenant = e.SubscriberTenant
+		}
+		x.Note(pipeline.StepSubscription, pipeline.OK)
+		return nil
 	}
 	if s.skipped(x, t) {
 		x.Note(pipeline.StepSubscription, pipeline.Skipped)
