@@ -208,3 +208,48 @@ func TestIntrospectedTokensThatAreNoAccessTokens(t *testing.T) {
 		f.accept(token)
 	}
 }
+
+// TestTenantHidesAnIssuerOfTheConfigurationForItselfAlone: whoever may add key managers to one tenant must not shut out the
+// others by the name of an issuer.
+func TestTenantHidesAnIssuerOfTheConfigurationForItselfAlone(t *testing.T) {
+	f := newOpaque(t, IntrospectionOptions{})
+	f.Delete("carbon.super", "Resident Key Manager")
+	f.asked.know(opaque, nil)
+	local := f.keyManager()
+	local.Name, local.Tenant, local.FromConfiguration = "local", "", true
+	local.Introspection = &keymanager.Introspection{URL: f.asked.URL, ClientID: "gateway", ClientSecret: "secret"}
+	f.ReplaceConfigured([]keymanager.KeyManager{local})
+	signed := f.token()
+	ask := func(tenant, token string) string {
+		tok, _, err := f.Authenticate(t.Context(), keymanager.Credential{Bearer: token, Tenant: tenant})
+		if err != nil {
+			var r *keymanager.Refusal
+			errors.As(err, &r)
+			return string(r.Check)
+		}
+		return tok.KeyManager
+	}
+	// Twice each: what is cached must answer as the first time.
+	want := func(what string, answers map[string][2]string) {
+		t.Helper()
+		for range 2 {
+			for tenant, w := range answers {
+				if got := [2]string{ask(tenant, signed), ask(tenant, opaque)}; got != w {
+					t.Errorf("%s, an API of %s: %v, want %v", what, tenant, got, w)
+				}
+			}
+		}
+	}
+	want("alone", map[string][2]string{"carbon.super": {"local", "local"}, "evil.example": {"local", "local"}, "other.example": {"local", "local"}})
+	evil := f.keyManager()
+	evil.Name, evil.Tenant, evil.Enabled = "mine", "evil.example", false
+	f.Put(evil)
+	want("hidden by a tenant", map[string][2]string{"carbon.super": {"local", "local"}, "evil.example": {"issuer", "opaque"}, "other.example": {"local", "local"}})
+	super := f.keyManager()
+	super.Enabled = false
+	f.Put(super)
+	want("hidden by the super tenant", map[string][2]string{"carbon.super": {"issuer", "opaque"}, "evil.example": {"issuer", "opaque"}, "other.example": {"issuer", "opaque"}})
+	f.Delete("carbon.super", super.Name)
+	f.Delete("evil.example", "mine")
+	want("alone again", map[string][2]string{"carbon.super": {"local", "local"}, "evil.example": {"local", "local"}})
+}

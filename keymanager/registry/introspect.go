@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -23,6 +25,9 @@ const (
 	inactiveCapacity        = 10000
 	// probeWait is how long a request waits for the call that finds out whether a key manager is back.
 	probeWait = 30 * time.Millisecond
+	// maxFlights bounds the questions that are under way or wait for their turn: whoever sends tokens and goes away leaves one
+	// behind for each.
+	maxFlights = 4096
 )
 
 // IntrospectionOptions say how answers about tokens are kept. The zero value keeps them for DefaultIntrospectionTTL and
@@ -65,7 +70,7 @@ func (s *snapshot) owners(raw, tenant string, allowed []string) ([]*manager, *ke
 	var unwanted *manager
 	for _, global := range [...]bool{false, true} {
 		for _, m := range s.asking {
-			if (m.owner == keymanager.AllTenants) != global || m.owner != tenant && !global {
+			if (m.owner == keymanager.AllTenants) != global || !m.answersFor(tenant) {
 				continue
 			}
 			if !m.km.Named(allowed) {
@@ -186,18 +191,24 @@ func (r *Registry) askOne(ctx context.Context, m *manager, raw string, in map[st
 			}
 			return e, true, refusal
 		}
+		if len(r.flights) >= maxFlights {
+			r.asking.Unlock()
+			return nil, false, m.away()
+		}
 		f = &flight{done: make(chan struct{}), probe: m.asker.Probing()}
 		r.flights[k] = f
 		before := r.forgotten.Load()
 		r.wg.Go(func() {
-			if f.e, f.refusal = r.question(r.ctx, m, raw); f.e != nil {
+			defer func() {
+				r.asking.Lock()
+				delete(r.flights, k)
+				r.asking.Unlock()
+				close(f.done)
+			}()
+			if f.e, f.refusal = r.questionOnce(r.ctx, m, raw); f.e != nil {
 				f.e.claims = in
 			}
 			r.keep(m, f, key, r.forgotten.Load() == before)
-			r.asking.Lock()
-			delete(r.flights, k)
-			r.asking.Unlock()
-			close(f.done)
 		})
 	}
 	r.asking.Unlock()
@@ -258,6 +269,18 @@ func (r *Registry) stale(m *manager, key tokencache.Key) *verified {
 		return e
 	}
 	return nil
+}
+
+// questionOnce is question for a goroutine of its own, where a fault would end the gateway: it refuses the token instead.
+func (r *Registry) questionOnce(ctx context.Context, m *manager, raw string) (e *verified, refusal *keymanager.Refusal) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.opts.Logger.Error().Str("key_manager", m.km.Name).Str("detail", fmt.Sprintf("%T", v)).Bytes("stack", debug.Stack()).
+				Msg("an introspection ended in a fault of the gateway")
+			e, refusal = nil, m.away()
+		}
+	}()
+	return r.question(ctx, m, raw)
 }
 
 // question asks a key manager and makes every check on its answer. A refusal that is Temporary says nothing of the token.

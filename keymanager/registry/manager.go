@@ -44,7 +44,10 @@ type manager struct {
 	secret string
 
 	// live is false once the manager is retired or hidden: what was cached under it no longer counts.
-	live    atomic.Bool
+	live atomic.Bool
+	// hidden are the tenants for whose APIs an issuer of the configuration does not answer, because they have a key manager
+	// of the same issuer; nil: none.
+	hidden  atomic.Pointer[map[string]bool]
 	formats formats
 	mapper  *claims.Mapper
 	// asker asks about opaque tokens; nil: they are none of this key manager's. answers checks its signed answers, and goes
@@ -241,7 +244,31 @@ func (m *manager) usable() bool {
 
 // admits reports whether an API of the tenant that accepts these key managers accepts the manager's opaque tokens.
 func (m *manager) admits(tenant string, allowed []string) bool {
-	return (m.owner == tenant || m.owner == keymanager.AllTenants) && m.km.Named(allowed)
+	return m.answersFor(tenant) && m.km.Named(allowed)
+}
+
+// answersFor reports whether the manager is one of those of a tenant's APIs.
+func (m *manager) answersFor(tenant string) bool {
+	if m.owner != tenant && m.owner != keymanager.AllTenants {
+		return false
+	}
+	hidden := m.hidden.Load()
+	return hidden == nil || !(*hidden)[tenant]
+}
+
+// hiddenBy reports whether an issuer of the configuration is hidden for every API by the key managers of the API Manager with
+// the same issuer, whose owners are given.
+func (m *manager) hiddenBy(owners map[string]bool) bool {
+	return owners[keymanager.AllTenants] || owners[keymanager.SuperTenant] || owners[m.owner]
+}
+
+// hides notes the tenants for whose APIs alone an issuer of the configuration is hidden.
+func (m *manager) hides(owners map[string]bool) {
+	if !m.km.FromConfiguration || len(owners) == 0 {
+		m.hidden.Store(nil)
+		return
+	}
+	m.hidden.Store(&owners)
 }
 
 func (m *manager) close() {

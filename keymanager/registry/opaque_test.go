@@ -18,6 +18,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
 
 	"gatehouse/keymanager"
 )
@@ -880,4 +881,91 @@ func newModel(asked *introspector, o IntrospectionOptions) *opaqueFixture {
 	f.Registry = New(Options{TLS: (&keyServer{Server: asked.Server}).roots(), Now: f.clock.now, CacheEnabled: true, Revocations: f.revs, Introspection: o})
 	f.Put(keymanager.KeyManager{Name: "KM", Tenant: "carbon.super", Enabled: true, Introspection: &keymanager.Introspection{URL: asked.URL}})
 	return f
+}
+
+// TestQuestionsAreBounded: clients that send tokens and go away leave no more behind than the gateway can hold.
+func TestQuestionsAreBounded(t *testing.T) {
+	f := newOpaque(t, IntrospectionOptions{})
+	f.asked.know(opaque, nil)
+	f.accept(opaque)
+	release := f.asked.hold()
+	defer release()
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	for i := range maxFlights + 500 {
+		if _, _, err := f.Authenticate(gone, keymanager.Credential{Bearer: fmt.Sprint("garbage-", i), Tenant: "carbon.super"}); err == nil {
+			t.Fatal("accepted")
+		}
+	}
+	f.asking.Lock()
+	n := len(f.flights)
+	f.asking.Unlock()
+	if n > maxFlights {
+		t.Errorf("%d questions are under way, want at most %d", n, maxFlights)
+	}
+	f.accept(opaque)
+	f.refuse("one more", keymanager.CheckFormat)
+	if r := f.refuse("one-more", keymanager.CheckUnverified); !r.Temporary {
+		t.Error("the caller is blamed")
+	}
+}
+
+// faulty panics once when something is logged.
+type faulty struct{ left atomic.Int64 }
+
+func (h *faulty) Run(*zerolog.Event, zerolog.Level, string) {
+	if h.left.Add(-1) == 0 {
+		panic("a fault")
+	}
+}
+
+// TestFaultOfAnIntrospection: the token is refused, and the gateway goes on.
+func TestFaultOfAnIntrospection(t *testing.T) {
+	f := newOpaque(t, IntrospectionOptions{})
+	hook := &faulty{}
+	f.opts.Logger = zerolog.New(io.Discard).Hook(hook)
+	hook.left.Store(1) // the failure that is told of
+	f.asked.down.Store(true)
+	if r := f.refuse(opaque, keymanager.CheckUnverified); !r.Temporary {
+		t.Error("the caller is blamed")
+	}
+	if hook.left.Load() > 0 {
+		t.Fatal("there was no fault")
+	}
+	f.asked.down.Store(false)
+	f.asked.know(opaque, nil)
+	f.accept(opaque)
+}
+
+// TestFaultOfAChange: a fault in the middle of a change leaves no lock behind.
+func TestFaultOfAChange(t *testing.T) {
+	f := newFixture(t)
+	hook := &faulty{}
+	f.opts.Logger = zerolog.New(io.Discard).Hook(hook)
+	bad := f.keyManager()
+	bad.Name, bad.Issuer, bad.TokenFormats = "bad", "https://bad.test", []keymanager.TokenFormat{{Pattern: "("}}
+	for name, change := range map[string]func(){
+		"put":       func() { f.Put(bad) },
+		"replace":   func() { f.ReplaceAll([]keymanager.KeyManager{f.keyManager(), bad}) },
+		"configure": func() { f.ReplaceConfigured([]keymanager.KeyManager{bad}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			hook.left.Store(1)
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Error("there was no fault")
+					}
+				}()
+				change()
+			}()
+			f.accept(f.token())
+			other := f.keyManager()
+			other.Name, other.Issuer = "other "+name, "https://other.test/"+name
+			f.Put(other)
+			if f.Delete("carbon.super", other.Name) == nil {
+				t.Error("the key manager is not there")
+			}
+		})
+	}
 }

@@ -203,38 +203,42 @@ func (r *Registry) Close() {
 // Put adds a key manager or replaces the one of the same owner and name, and returns the replaced one. Names match in
 // their exact case first, then in any; the two names of the resident key manager are one.
 func (r *Registry) Put(km keymanager.KeyManager) (before *keymanager.KeyManager) {
-	r.mu.Lock()
-	var gone []*manager
-	key, ok := r.find(km.Owner(), km.Name, km.FromConfiguration)
-	if ok {
-		old := *r.managers[key].km
-		before = &old
-	}
-	r.put(key, ok, km, &gone)
-	if km.FromConfiguration {
-		r.lendAgain(&gone)
-	}
-	r.publish()
-	r.mu.Unlock()
-	closeAll(gone)
+	r.change(func(gone *[]*manager) {
+		key, ok := r.find(km.Owner(), km.Name, km.FromConfiguration)
+		if ok {
+			old := *r.managers[key].km
+			before = &old
+		}
+		r.put(key, ok, km, gone)
+		if km.FromConfiguration {
+			r.lendAgain(gone)
+		}
+	})
 	return before
+}
+
+// change makes a change of the key managers under the lock, and what follows from it; those that are gone are closed after
+// that. A fault of the change leaves no lock behind, and what it has changed is published.
+func (r *Registry) change(f func(gone *[]*manager)) {
+	var gone []*manager
+	defer func() { closeAll(gone) }()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.publish()
+	f(&gone)
 }
 
 // Delete removes a key manager of the API Manager and returns it, nil when there was none. A tenant of "" is the super
 // tenant.
 func (r *Registry) Delete(tenant, name string) (before *keymanager.KeyManager) {
-	r.mu.Lock()
-	key, ok := r.find(keymanager.KeyManager{Tenant: tenant}.Owner(), name, false)
-	var gone []*manager
-	if ok {
-		m := r.managers[key]
-		before = m.km
-		delete(r.managers, key)
-		gone = append(gone, m)
-		r.publish()
-	}
-	r.mu.Unlock()
-	closeAll(gone)
+	r.change(func(gone *[]*manager) {
+		if key, ok := r.find(keymanager.KeyManager{Tenant: tenant}.Owner(), name, false); ok {
+			m := r.managers[key]
+			before = m.km
+			delete(r.managers, key)
+			*gone = append(*gone, m)
+		}
+	})
 	return before
 }
 
@@ -246,26 +250,23 @@ func (r *Registry) ReplaceAll(list []keymanager.KeyManager) { r.replace(list, fa
 func (r *Registry) ReplaceConfigured(list []keymanager.KeyManager) { r.replace(list, true) }
 
 func (r *Registry) replace(list []keymanager.KeyManager, configuration bool) {
-	r.mu.Lock()
-	var gone []*manager
-	keep := map[managerKey]bool{}
-	for _, km := range list {
-		km.FromConfiguration = configuration
-		key, ok := r.find(km.Owner(), km.Name, configuration)
-		keep[r.put(key, ok, km, &gone)] = true
-	}
-	for key, m := range r.managers {
-		if key.configuration == configuration && !keep[key] {
-			delete(r.managers, key)
-			gone = append(gone, m)
+	r.change(func(gone *[]*manager) {
+		keep := map[managerKey]bool{}
+		for _, km := range list {
+			km.FromConfiguration = configuration
+			key, ok := r.find(km.Owner(), km.Name, configuration)
+			keep[r.put(key, ok, km, gone)] = true
 		}
-	}
-	if configuration {
-		r.lendAgain(&gone)
-	}
-	r.publish()
-	r.mu.Unlock()
-	closeAll(gone)
+		for key, m := range r.managers {
+			if key.configuration == configuration && !keep[key] {
+				delete(r.managers, key)
+				*gone = append(*gone, m)
+			}
+		}
+		if configuration {
+			r.lendAgain(gone)
+		}
+	})
 }
 
 func closeAll(gone []*manager) {
@@ -353,14 +354,18 @@ func (r *Registry) publish() {
 	slices.SortFunc(s.all, func(a, b *manager) int {
 		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.owner, b.owner), cmp.Compare(a.km.Name, b.km.Name), cmp.Compare(a.revision, b.revision))
 	})
-	fromAPIM := map[string]bool{}
+	owners := map[string]map[string]bool{} // of the API Manager's key managers, by issuer
 	for _, m := range s.all {
 		if !m.km.FromConfiguration {
-			fromAPIM[m.km.Issuer] = true
+			if owners[m.km.Issuer] == nil {
+				owners[m.km.Issuer] = map[string]bool{}
+			}
+			owners[m.km.Issuer][m.owner] = true
 		}
 	}
 	for _, m := range s.all {
-		if m.km.Issuer == "" || m.km.FromConfiguration && fromAPIM[m.km.Issuer] {
+		m.hides(owners[m.km.Issuer])
+		if m.km.Issuer == "" || m.km.FromConfiguration && m.hiddenBy(owners[m.km.Issuer]) {
 			continue
 		}
 		g := s.groups[m.km.Issuer]
@@ -397,7 +402,7 @@ func (g *group) choose(tenant string, allowed []string, claims map[string]any) (
 	var best, closed, unwanted *manager
 	bestRank, found := 0, 0
 	for _, m := range g.members {
-		if m.owner != tenant && m.owner != keymanager.AllTenants {
+		if !m.answersFor(tenant) {
 			continue
 		}
 		switch {
