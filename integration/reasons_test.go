@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -57,9 +58,7 @@ func base64url(v any) string {
 func (f *forge) token(header map[string]any, changes map[string]any) string {
 	now := time.Now().Unix()
 	head := map[string]any{"alg": "RS256", "kid": "f1"}
-	for k, v := range header {
-		head[k] = v
-	}
+	maps.Copy(head, header)
 	claims := map[string]any{"iss": f.issuer, "sub": "planted-subject", "azp": "mobile-app", "iat": now - 10, "exp": now + 3600}
 	for k, v := range changes {
 		claims[k] = v

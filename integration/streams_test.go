@@ -19,7 +19,7 @@ import (
 func TestWhatIsWithdrawnEndsStreams(t *testing.T) {
 	feed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
-		for i := 0; i < 1200; i++ { // a minute at most
+		for i := range 1200 { // a minute at most
 			if _, err := fmt.Fprintf(w, "data: %d\n\n", i); err != nil {
 				return
 			}

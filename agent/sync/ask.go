@@ -136,7 +136,7 @@ func (d *dataset[K, R]) answer(ctx context.Context) {
 		case d.asks.wake <- struct{}{}:
 		default:
 		}
-		d.askOnce(ctx, k, a)
+		_, _ = d.askOnce(ctx, k, a) // what it found or not stands in the question, for whoever waits
 	}
 }
 

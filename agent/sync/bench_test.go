@@ -169,7 +169,7 @@ func BenchmarkMillionSubscriptions(b *testing.B) {
 				time.Sleep(time.Millisecond)
 			}
 		})
-		timed(b, "save", func() { r.saveSnapshot(b.Context()) })
+		timed(b, "save", func() { r.saveSnapshot() })
 		b.ReportMetric(peak(), "VmHWM-MiB")
 		r.end(b)
 		s = nil

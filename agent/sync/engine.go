@@ -173,7 +173,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.runCtx = nil
 	e.runMu.Unlock()
 	e.wg.Wait()
-	e.saveSnapshot(workers)
+	e.saveSnapshot()
 	stopWorkers()
 	running.Wait()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
@@ -288,7 +288,7 @@ func (e *Engine) Resync() { e.resync(time.Now(), true, nil) }
 // resyncLoop is the slow safety net under the events.
 func (e *Engine) resyncLoop(ctx context.Context) {
 	for {
-		timer := time.NewTimer(jittered(e.opt.ResyncInterval, 0.2))
+		timer := time.NewTimer(jittered(e.opt.ResyncInterval))
 		select {
 		case <-ctx.Done():
 			timer.Stop()

@@ -222,7 +222,8 @@ func (k *kind) record(r pullResult, took time.Duration) {
 	}
 }
 
-// jittered returns d ± part of it.
-func jittered(d time.Duration, part float64) time.Duration {
+// jittered returns d, a fifth off at most.
+func jittered(d time.Duration) time.Duration {
+	const part = 0.2
 	return time.Duration(float64(d) * (1 + part*(2*rand.Float64()-1)))
 }

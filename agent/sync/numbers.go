@@ -103,7 +103,7 @@ func (d *dataset[K, R]) move(from K, id int64) {
 	if cur == nil {
 		return
 	}
-	if d.table.Get(to) == nil && !(noted && there.deleted && there.time >= e.time) {
+	if d.table.Get(to) == nil && (!noted || !there.deleted || there.time < e.time) {
 		row := *cur
 		number, _ := n.of(&row)
 		*number = id

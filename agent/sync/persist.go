@@ -80,7 +80,7 @@ func (e *Engine) loadSnapshot() {
 	}
 	var head snapshotHead
 	if err == nil {
-		defer r.Close()
+		defer func() { _ = r.Close() }() // it was only read
 		head, err = e.readHead(r)
 	}
 	if err != nil {
@@ -360,7 +360,7 @@ func (e *Engine) snapshotLoop(ctx context.Context) {
 	}
 	for {
 		if e.allFetched() && (e.dirty.Load() || time.Since(last) > snapshotRefresh) {
-			e.saveSnapshot(ctx)
+			e.saveSnapshot()
 			last = time.Now()
 		}
 		for waiting := true; waiting; {
@@ -399,7 +399,7 @@ func (e *Engine) allFetched() bool {
 
 // saveSnapshot writes the state to disk, while it goes on changing: each row is whole, and the lists settle the rest
 // after a restart.
-func (e *Engine) saveSnapshot(ctx context.Context) {
+func (e *Engine) saveSnapshot() {
 	path := e.snapshotPath()
 	if path == "" || !e.allFetched() || len(e.fetched()) == 0 {
 		return

@@ -84,7 +84,7 @@ func (e *Engine) register(ctx context.Context) {
 				e.log.Warn().Err(err).Msg("the gateway cannot be registered; trying on")
 			}
 			warned, known = true, false
-			wait = jittered(backoff, 0.2)
+			wait = jittered(backoff)
 			backoff = min(2*backoff, 30*time.Second)
 		case answer == controlplane.RegistrationUnsupported:
 			e.log.Debug().Msg("the API Manager takes no registration of gateways")
@@ -93,7 +93,7 @@ func (e *Engine) register(ctx context.Context) {
 			if known {
 				wait = 0
 			} else {
-				wait = jittered(backoff, 0.2)
+				wait = jittered(backoff)
 				backoff = min(2*backoff, 30*time.Second)
 			}
 			known = false
@@ -261,7 +261,7 @@ func (e *Engine) tell(ctx context.Context, unsupported *bool, what string, send 
 			e.log.Warn().Err(err).Str("report", what).Msg("the API Manager could not be told")
 			return
 		}
-		timer := time.NewTimer(jittered(2*time.Second, 0.2))
+		timer := time.NewTimer(jittered(2 * time.Second))
 		select {
 		case <-ctx.Done():
 			timer.Stop()

@@ -234,6 +234,6 @@ func (w *worker) settleUnless(d time.Duration) {
 	if w.settle == nil || d > 0 && time.Since(w.settled) < d {
 		return
 	}
-	w.guard(nil, w.settle)
+	_ = w.guard(nil, w.settle) // counted and logged there
 	w.settled = time.Now()
 }

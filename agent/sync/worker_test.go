@@ -311,9 +311,9 @@ func TestEveryWaitingCallerGetsAnError(t *testing.T) {
 			if err := r.applications.w.do(t.Context(), func() { cur = r.applications.cur }); err != nil || cur != nil {
 				t.Errorf("a list is still said to be under way (%v)", err)
 			}
-			r.applications.kind.mu.Lock()
+			r.applications.mu.Lock()
 			fault := r.applications.lastErr
-			r.applications.kind.mu.Unlock()
+			r.applications.mu.Unlock()
 			if !strings.Contains(fault, "planted") {
 				t.Errorf("the state says %q, want the fault", fault)
 			}

@@ -153,7 +153,7 @@ func (c *adminClient) do(ctx context.Context, method, path string, in, out any) 
 		}
 		return fmt.Errorf("ask the gateway at %s: %w", c.base, err)
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, 16<<20))
 	if err != nil {
 		return fmt.Errorf("read the answer of the gateway at %s: %w", c.base, err)
@@ -205,7 +205,7 @@ func readSmall(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it is only read
 	text, err := io.ReadAll(io.LimitReader(f, 1<<20+1))
 	if err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
-	"log"
+	"log/slog"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -142,7 +142,7 @@ func tokenScripts(env *testscript.Env) error {
 // quietServer does not write down that clients broke the handshake off: the tests ask for it.
 func quietServer(h http.Handler) *httptest.Server {
 	server := httptest.NewUnstartedServer(h)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	server.StartTLS()
 	return server
 }
@@ -210,7 +210,7 @@ func TestTokenVerifyNamesTheCheck(t *testing.T) {
 				if status != tt.status || !strings.HasPrefix(stdout, tt.want) || stderr != "" {
 					t.Errorf("status %d\n%s%s\nwant %d, %s", status, stdout, stderr, tt.status, tt.want)
 				}
-				for _, part := range strings.Split(tt.token, ".") {
+				for part := range strings.SplitSeq(tt.token, ".") {
 					if len(part) > 10 && strings.Contains(stdout+stderr, part) {
 						t.Error("the token is shown")
 					}

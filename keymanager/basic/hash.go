@@ -2,7 +2,7 @@ package basic
 
 import (
 	"crypto/rand"
-	"crypto/sha1"
+	"crypto/sha1" //nolint:gosec // the form of Microgateway 3.2
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/subtle"
@@ -92,7 +92,7 @@ func (d digest) verify(password string) bool {
 		s := sha512.Sum512([]byte(password))
 		sum = s[:]
 	default:
-		s := sha1.Sum([]byte(password))
+		s := sha1.Sum([]byte(password)) //nolint:gosec // the form of Microgateway 3.2
 		sum = s[:]
 	}
 	return subtle.ConstantTimeCompare(sum, d.sum) == 1

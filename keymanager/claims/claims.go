@@ -78,7 +78,7 @@ func Scopes(mapped, raw map[string]any, name string) (scopes []string) {
 		v, _ = Find(raw, name)
 	}
 	add := func(s string) {
-		for _, f := range strings.Fields(s) {
+		for f := range strings.FieldsSeq(s) {
 			if !slices.Contains(scopes, f) {
 				scopes = append(scopes, f)
 			}

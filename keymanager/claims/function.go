@@ -145,8 +145,8 @@ func missingGroup(expression *regexp.Regexp, to string) string {
 			i++
 			continue
 		}
-		name, braced := rest, strings.HasPrefix(rest, "{")
-		if braced {
+		var name string
+		if strings.HasPrefix(rest, "{") {
 			var closed bool
 			if name, _, closed = strings.Cut(rest[1:], "}"); !closed {
 				continue

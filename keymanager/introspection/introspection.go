@@ -306,7 +306,7 @@ func (c *Client) call(ctx context.Context, token string) (Answer, error) {
 	if err != nil {
 		return Answer{}, fmt.Errorf("POST %s: %w", c.shown(), withoutURL(err))
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
 	if err != nil {
 		return Answer{}, fmt.Errorf("reading the answer of %s: %w", c.shown(), err)
@@ -392,8 +392,7 @@ func connecting(err error) bool {
 
 // withoutURL takes the URL, whose text may hold a password, out of an error of net/http.
 func withoutURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
 	}
 	return err

@@ -321,7 +321,7 @@ func TestGarbageEvictsNoGoodToken(t *testing.T) {
 		good, garbage = 5000, 200_000
 	}
 	f := newOpaque(t, IntrospectionOptions{TTL: time.Hour})
-	f.Registry.verified.DeleteFunc(func(*verified) bool { return true })
+	f.verified.DeleteFunc(func(*verified) bool { return true })
 	var kept []string
 	for i := range good {
 		o := fmt.Sprintf("good-%d", i)

@@ -288,8 +288,7 @@ func TestTwoKeyManagersOfOneIssuer(t *testing.T) {
 	token := f.token()
 	ask := func(tenant string, allowed ...string) string {
 		tok, _, err := f.Authenticate(context.Background(), keymanager.Credential{Bearer: token, Tenant: tenant, Allowed: allowed})
-		var r *keymanager.Refusal
-		if errors.As(err, &r) {
+		if r, ok := errors.AsType[*keymanager.Refusal](err); ok {
 			return string(r.Check)
 		}
 		return tok.KeyManager + "/" + tok.ConsumerKey
@@ -428,7 +427,7 @@ func TestNegativeCache(t *testing.T) {
 		}
 		return c
 	}
-	if cached(bad) || !cached(bad) {
+	if first, second := cached(bad), cached(bad); first || !second {
 		t.Error("a signature failure is not remembered")
 	}
 	f.clock.advance(negativeLife)
@@ -436,7 +435,7 @@ func TestNegativeCache(t *testing.T) {
 		t.Error("remembered for too long")
 	}
 	expired := f.token("exp", f.clock.now().Unix()-100)
-	if cached(expired) || cached(expired) {
+	if first, second := cached(expired), cached(expired); first || second {
 		t.Error("an expired token is remembered as bad")
 	}
 	// A key that comes makes the token good, whatever is remembered.

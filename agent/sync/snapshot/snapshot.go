@@ -81,8 +81,8 @@ func Write(path string, version uint32, fill func(*Writer) error) (size int64, e
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
+			_ = f.Close()           // the first fault is told
+			_ = os.Remove(f.Name()) // what is left is in nobody's way
 			err = fmt.Errorf("write snapshot %s: %w", path, err)
 		}
 	}()
@@ -136,7 +136,7 @@ func Open(path string, version uint32) (r *Reader, err error) {
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
+			_ = f.Close() // it was only read
 			err = fmt.Errorf("%s: %w", path, err)
 		}
 	}()

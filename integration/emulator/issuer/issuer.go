@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/http"
 	"strings"
@@ -81,9 +82,7 @@ type Issuer struct {
 // New makes an issuer. Its first key is made when it is needed, because that takes a while.
 func New(o Options) *Issuer {
 	i := &Issuer{o: o, opaque: map[string]Issued{}, revoked: map[string]bool{}, clients: map[string]string{}}
-	for id, secret := range o.Clients {
-		i.clients[id] = secret
-	}
+	maps.Copy(i.clients, o.Clients)
 	if i.o.Life == 0 {
 		i.o.Life = time.Hour
 	}
