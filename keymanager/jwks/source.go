@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -57,6 +58,7 @@ type Options struct {
 // at a time. It is safe for concurrent use.
 type Source struct {
 	opts   Options
+	shown  string // the URL without a password
 	client *http.Client
 	now    func() time.Time
 
@@ -96,8 +98,11 @@ type State struct {
 // New returns a source that has fetched nothing yet. The error says what is wrong with the URL.
 func New(o Options) (*Source, error) {
 	u, err := url.Parse(o.URL)
-	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return nil, fmt.Errorf("key set URL %q: want an absolute https URL", o.URL)
+	if err != nil {
+		return nil, errors.New("its key set URL is no URL: want an absolute https URL") // the text may hold a password
+	}
+	if u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return nil, fmt.Errorf("key set URL %q: want an absolute https URL", u.Redacted())
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -116,7 +121,7 @@ func New(o Options) (*Source, error) {
 			MaxIdleConns: 1, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10, ForceAttemptHTTP2: true,
 		}
 	}
-	s := &Source{opts: o, now: o.Now, unknown: map[string]time.Time{}}
+	s := &Source{opts: o, shown: u.Redacted(), now: o.Now, unknown: map[string]time.Time{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.client = &http.Client{Transport: o.Transport, Timeout: FetchTimeout, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {
@@ -191,6 +196,9 @@ func (s *Source) Current(now time.Time) *Set {
 	}
 	return nil
 }
+
+// URL is where the keys come from, without a password.
+func (s *Source) URL() string { return s.shown }
 
 // State returns what is known about the fetches.
 func (s *Source) State() State {
@@ -277,7 +285,7 @@ func (s *Source) ask(ctx context.Context, kid string, last *time.Time) (fetched 
 	case <-f.done:
 		return f.err == nil, f.err
 	case <-ctx.Done():
-		return false, fmt.Errorf("waiting for the key set of %s: %w", s.opts.URL, ctx.Err())
+		return false, fmt.Errorf("waiting for the key set of %s: %w", s.shown, ctx.Err())
 	}
 }
 
@@ -307,8 +315,17 @@ func (s *Source) begin() *flight {
 	}
 	s.flight = f
 	s.wg.Go(func() {
-		set, age, skipped, err := s.get()
-		s.finish(f, set, age, skipped, err)
+		var set *Set
+		var age time.Duration
+		var skipped []string
+		err := errors.New("reading the key set ended in a fault of the gateway")
+		defer func() {
+			if v := recover(); v != nil { // here it would end the gateway
+				s.opts.Logger.Error().Str("url", s.shown).Str("detail", fmt.Sprint(v)).Bytes("stack", debug.Stack()).Msg("reading a key set ended in a fault")
+			}
+			s.finish(f, set, age, skipped, err)
+		}()
+		set, age, skipped, err = s.get()
 	})
 	return f
 }
@@ -325,12 +342,12 @@ func (s *Source) finish(f *flight, set *Set, age time.Duration, skipped []string
 		s.until.Store(now.Add(s.opts.MaxStale).UnixMilli())
 		s.set.Store(set)
 		if news {
-			s.opts.Logger.Info().Str("url", s.opts.URL).Int("keys", len(set.keys)).Strs("skipped", skipped).Msg("key set fetched")
+			s.opts.Logger.Info().Str("url", s.shown).Int("keys", len(set.keys)).Strs("skipped", skipped).Msg("key set fetched")
 		}
 	} else if s.ctx.Err() == nil {
 		st.Failures++
 		if st.LastError != err.Error() {
-			s.opts.Logger.Warn().Str("url", s.opts.URL).Err(err).Bool("keys_held", s.set.Load() != nil).
+			s.opts.Logger.Warn().Str("url", s.shown).Err(err).Bool("keys_held", s.set.Load() != nil).
 				Msg("key set not fetched; the one held stays in use, and the fetch is repeated")
 		}
 		st.LastError = err.Error()
@@ -361,22 +378,26 @@ func (s *Source) get() (set *Set, age time.Duration, skipped []string, err error
 	req.Header.Set("Accept", "application/json, application/jwk-set+json")
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return nil, 0, nil, err
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // its URL is the last of the redirects, which may hold a password
+		}
+		return nil, 0, nil, fmt.Errorf("GET %s: %w", s.shown, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return nil, 0, nil, fmt.Errorf("GET %s answered %s", s.opts.URL, resp.Status)
+		return nil, 0, nil, fmt.Errorf("GET %s answered %s", s.shown, resp.Status)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
 	if err != nil {
-		return nil, 0, nil, fmt.Errorf("reading the key set of %s: %w", s.opts.URL, err)
+		return nil, 0, nil, fmt.Errorf("reading the key set of %s: %w", s.shown, err)
 	}
 	if len(body) > MaxBody {
-		return nil, 0, nil, fmt.Errorf("the key set of %s is larger than %d bytes", s.opts.URL, MaxBody)
+		return nil, 0, nil, fmt.Errorf("the key set of %s is larger than %d bytes", s.shown, MaxBody)
 	}
 	set, skipped, err = Parse(body)
 	if err != nil {
-		return nil, 0, nil, fmt.Errorf("GET %s: %w", s.opts.URL, err)
+		return nil, 0, nil, fmt.Errorf("GET %s: %w", s.shown, err)
 	}
 	return set, refreshAfter(resp.Header, s.opts.Refresh), skipped, nil
 }

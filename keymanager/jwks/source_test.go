@@ -368,3 +368,57 @@ func TestOneWarningPerFault(t *testing.T) {
 		t.Errorf("%d lines:\n%s", n, out.String())
 	}
 }
+
+// TestPasswordOfTheURLIsNeverShown: neither in errors nor in logs nor in what operators see.
+func TestPasswordOfTheURLIsNeverShown(t *testing.T) {
+	const password = "pass-word-1"
+	var sent atomic.Bool
+	srv := newServer(t, nil)
+	with := strings.Replace(srv.URL, "https://", "https://gateway:"+password+"@", 1)
+	pool := x509.NewCertPool()
+	pool.AddCert(srv.Certificate())
+	for name, h := range map[string]http.HandlerFunc{
+		"refused": func(w http.ResponseWriter, r *http.Request) {
+			_, p, _ := r.BasicAuth()
+			sent.Store(p == password)
+			w.WriteHeader(http.StatusForbidden)
+		},
+		"no set":    serve([]byte("{}")),
+		"too large": serve(bytes.Repeat([]byte(" "), MaxBody+1)),
+		"broken": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			w.Write([]byte("{"))
+		},
+		"redirected": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, strings.Replace(with, "https", "http", 1), http.StatusFound)
+		},
+		"a set": serve(document("a")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv.set(h)
+			var log bytes.Buffer
+			s, err := New(Options{URL: with, TLS: &tls.Config{RootCAs: pool}, Logger: zerolog.New(&log)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = s.Await(t.Context())
+			s.Close()
+			for what, text := range map[string]string{"the error": fmt.Sprint(err), "the log": log.String(), "the state": fmt.Sprintf("%+v %s", s.State(), s.URL())} {
+				if strings.Contains(text, password) {
+					t.Errorf("%s shows the password: %s", what, text)
+				}
+			}
+			if log.Len() == 0 {
+				t.Error("nothing was logged")
+			}
+		})
+	}
+	if !sent.Load() {
+		t.Error("the password was not sent")
+	}
+	for _, bad := range []string{"ftp://u:" + password + "@host/", "https://u:" + password + "@host:port/", "//u:" + password + "@/"} {
+		if _, err := New(Options{URL: bad}); err == nil || strings.Contains(err.Error(), password) {
+			t.Errorf("error %v", err)
+		}
+	}
+}

@@ -26,7 +26,7 @@ type ManagerState struct {
 	InUse bool `json:"in_use"`
 	// KeySource is "jwks", "pem", "secret" or empty.
 	KeySource string     `json:"key_source,omitempty"`
-	URL       string     `json:"jwks_url,omitempty"`
+	URL       string     `json:"jwks_url,omitempty"` // without a password
 	Keys      []KeyState `json:"keys"`
 	// FetchedAt is the last success, AttemptedAt the last try; zero: never, or not by URL.
 	FetchedAt   time.Time `json:"fetched_at,omitzero"`
@@ -104,7 +104,7 @@ func (m *manager) state(now time.Time) ManagerState {
 	var set *jwks.Set
 	switch {
 	case m.source != nil:
-		s.KeySource, s.URL = "jwks", m.km.JWKSURL
+		s.KeySource, s.URL = "jwks", m.source.URL()
 		set = m.source.Current(now)
 		st := m.source.State()
 		s.FetchedAt, s.AttemptedAt, s.Fetches, s.Failures = st.FetchedAt, st.AttemptedAt, st.Attempts, st.Failures
