@@ -19,6 +19,8 @@ type group struct {
 	step uint64
 	// off is true when emitOnStateChange has seen false last.
 	off bool
+	// one holds the cells of most policies, so that a new key takes one piece of memory.
+	one [1]aggregate.Cell
 }
 
 // groups keeps the states of the keys of one query, at most so many. Keys that a whole window did not see are forgotten by
@@ -53,7 +55,12 @@ func (g *groups) find(key string, create bool, budget *aggregate.Budget) *group 
 			g.refused++
 			return nil
 		}
-		s = &group{key: strings.Clone(key), cells: make([]aggregate.Cell, g.cells), generation: g.generation}
+		s = &group{key: strings.Clone(key), generation: g.generation}
+		if g.cells > len(s.one) {
+			s.cells = make([]aggregate.Cell, g.cells)
+		} else {
+			s.cells = s.one[:g.cells]
+		}
 		g.hot[s.key] = s
 	}
 	if s.generation != g.generation {
@@ -90,44 +97,36 @@ func emptied[V any](m map[string]V, keys int) map[string]V {
 
 func (g *groups) len() int { return len(g.hot) + len(g.cold) }
 
-// flags remembers the last flag of each key, for emitOnStateChange. When full it forgets the keys that were not seen for
-// longest; a forgotten key costs one more row that says what is known already.
+// flags remembers the keys whose last flag was false, for emitOnStateChange: only they change what happens next. When full it
+// forgets the keys that were not seen for longest; a forgotten key costs one more row that says what is known already.
 type flags struct {
-	hot, cold map[string]flag
+	hot, cold map[string]struct{}
 	most      int
 	turned    int64 // when the generations were last turned over, ms
 	forgotten uint64
 }
 
-// flag keeps the key itself, so that a row can carry it without a copy.
-type flag struct {
-	key string
-	on  bool
-}
-
-// pass reports whether a row goes on: it is dropped only when the flag was false and stays false.
-func (k *flags) pass(key string, on bool) bool {
-	old, ok := k.hot[key]
-	if !ok {
-		if old, ok = k.cold[key]; ok {
-			delete(k.cold, key)
-			k.hot[key] = old
-		}
+// pass reports whether a row goes on: it is dropped only when the flag was false and stays false. A key that is not owned is
+// copied when it is kept, since its text may be a part of a much larger one.
+func (k *flags) pass(key string, owned, on bool) bool {
+	if on {
+		delete(k.hot, key)
+		delete(k.cold, key)
+		return true
 	}
-	if ok && !old.on && !on {
+	if _, off := k.hot[key]; off {
 		return false
 	}
-	if !ok {
-		if len(k.hot) >= max(1, k.most/2) {
-			k.turn()
-		}
-		old.key = strings.Clone(key)
+	_, off := k.cold[key]
+	if len(k.hot) >= max(1, k.most/2) {
+		k.turn()
 	}
-	if !ok || old.on != on {
-		old.on = on
-		k.hot[old.key] = old
+	delete(k.cold, key)
+	if !owned {
+		key = strings.Clone(key)
 	}
-	return true
+	k.hot[key] = struct{}{}
+	return !off
 }
 
 func (k *flags) turn() {

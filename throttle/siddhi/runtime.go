@@ -1,7 +1,6 @@
 package siddhi
 
 import (
-	"strings"
 	"time"
 
 	"gatehouse/throttle"
@@ -21,7 +20,8 @@ const (
 // RuntimeOptions say where rows go and how much a runtime may remember. The zero value remembers as much as the defaults say
 // and tells nobody.
 type RuntimeOptions struct {
-	// Decide is called for each row of GlobalThrottleStream whose key is not null, in order. The key may be kept.
+	// Decide is called for each row of GlobalThrottleStream whose key is not null, in order. The key may
+	// be a part of a text of the event: who keeps it for long copies it.
 	Decide func(throttle.Decision)
 	// Owns tells which keys this runtime counts; nil means all. Keys are the values of the first group by attribute.
 	Owns func(key string) bool
@@ -156,7 +156,7 @@ func build(s stepPlan, p *Plan, q *query, most int) step {
 	case lengthStep:
 		return &length{grid: grid{plan: s}, counts: map[string]int64{}, most: most}
 	case changeStep:
-		return &change{plan: s, cached: p.keyed(q, s.key), flags: flags{hot: map[string]flag{}, cold: map[string]flag{}, most: most}}
+		return &change{plan: s, cached: p.keyed(q, s.key), flags: flags{hot: map[string]struct{}{}, cold: map[string]struct{}{}, most: most}}
 	case slidingStep:
 		return &sliding{plan: s}
 	case batchStep:
@@ -292,7 +292,7 @@ func (r *Runtime) insert(id StreamID, rows []event) {
 	if id == r.global && r.decide != nil {
 		for _, e := range rows {
 			if key := e.row[0]; key.Kind() == value.String {
-				r.decide(throttle.Decision{Key: strings.Clone(key.Str()), Throttled: e.row[1].True(), ExpiresAt: e.row[2].Int64()})
+				r.decide(throttle.Decision{Key: key.Str(), Throttled: e.row[1].True(), ExpiresAt: e.row[2].Int64()})
 			}
 		}
 	}

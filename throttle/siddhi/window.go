@@ -96,7 +96,10 @@ func (s *change) process(r *Runtime, q *queryRun, chunk []event) []event {
 		if key.IsNull() {
 			text = nullKey
 		}
-		if s.flags.pass(text, on) {
+		if known {
+			text = e.group.key
+		}
+		if s.flags.pass(text, known, on) {
 			kept = append(kept, e)
 		}
 		if known {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -135,7 +136,20 @@ func readable(t *testing.T, row string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		words[i] = w[:1] + ":" + string(text)
+		words[i] = w[:1] + ":" + decimal(w[:1], string(text))
 	}
 	return strings.Join(words, " ")
+}
+
+// decimal writes floats and doubles in one way: Java before 19 does not always write the shortest text that reads back.
+func decimal(kind, text string) string {
+	bits := map[string]int{"f": 32, "d": 64}[kind]
+	if bits == 0 {
+		return text
+	}
+	number, err := strconv.ParseFloat(text, bits)
+	if err != nil {
+		return text
+	}
+	return strconv.FormatFloat(number, 'g', -1, bits)
 }

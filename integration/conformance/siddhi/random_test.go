@@ -38,6 +38,10 @@ var attributesOf = map[string][]string{"int": {"a"}, "long": {"b"}, "double": {"
 
 var types = []string{"int", "long", "double", "float", "string", "bool"}
 
+// exact are the types whose texts do not depend on the version of Java: before 19 it does not always write the shortest
+// decimal.
+var exact = []string{"int", "long", "string", "bool"}
+
 // expr writes an expression of a type.
 func (g *generator) expr(kind string, depth int) string {
 	if depth == 0 {
@@ -55,6 +59,9 @@ func (g *generator) expr(kind string, depth int) string {
 		return fmt.Sprintf("coalesce(%s, %s)", g.expr(kind, depth-1), g.expr(kind, depth-1))
 	case 2:
 		g.use("convert")
+		if kind == "string" {
+			return fmt.Sprintf("convert(%s, 'string')", g.expr(g.one(exact...), depth-1))
+		}
 		return fmt.Sprintf("convert(%s, '%s')", g.expr(g.one(types...), depth-1), kind)
 	case 3:
 		g.use("cast")
@@ -63,7 +70,7 @@ func (g *generator) expr(kind string, depth int) string {
 	switch kind {
 	case "string":
 		g.use("str:concat")
-		return fmt.Sprintf("str:concat(%s, %s)", g.expr(g.one(types...), depth-1), g.expr(g.one(types...), depth-1))
+		return fmt.Sprintf("str:concat(%s, %s)", g.expr(g.one(exact...), depth-1), g.expr(g.one(exact...), depth-1))
 	case "bool":
 		return g.condition(depth)
 	}
