@@ -147,6 +147,7 @@ func (a *Agent) state() admin.State {
 			"applications": d.store.Applications().Len(), "subscriptions": d.store.Subscriptions().Len(), "key_mappings": d.store.KeyMappings().Len(),
 			"key_managers": len(d.keyManagers.All()), "deny_policies": d.deny.Len(), "key_templates": d.templates.Len(),
 			"policies": d.policies.Len(), "throttled_keys": d.decisions.Len(), "revoked_tokens": d.revocations.Len(),
+			"api_keys": a.apiKeys.store.Len(),
 		},
 	}
 	for _, s := range es.Sources {

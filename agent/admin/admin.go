@@ -184,7 +184,9 @@ type Server struct {
 func New(opts Options) *Server {
 	s := &Server{opts: opts}
 	mux := http.NewServeMux()
+	var paths []string
 	route := func(method, path string, h http.HandlerFunc) {
+		paths = append(paths, method+" "+strings.Replace(path, "...}", "}", 1)) // as the reference writes it
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != method && (method != http.MethodGet || r.Method != http.MethodHead) {
 				w.Header().Set("Allow", method)
@@ -208,8 +210,10 @@ func New(opts Options) *Server {
 	route(http.MethodGet, "/api/v1/config", s.config)
 	route(http.MethodPut, "/api/v1/log-level", s.logLevel)
 	route(http.MethodPost, "/api/v1/resync", s.resync)
+	index := map[string][]string{"paths": slices.Sorted(slices.Values(paths))}
+	route(http.MethodGet, "/{$}", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, index) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, http.StatusNotFound, "not_found", fmt.Sprintf("nothing at %s; start at /api/v1/state or /health/ready", r.URL.Path))
+		writeError(w, http.StatusNotFound, "not_found", fmt.Sprintf("nothing at %s; / lists the paths", r.URL.Path))
 	})
 	s.handler = s.guard(mux)
 	return s

@@ -195,6 +195,25 @@ func TestWhoMayComeIn(t *testing.T) {
 	}
 }
 
+func TestTheRootListsEveryPath(t *testing.T) {
+	h := New(Options{Tables: map[string]Table{"apis": numbered(1)}}).Handler()
+	var index struct{ Paths []string }
+	rec := do(t, h, http.MethodGet, "/", "")
+	if err := json.Unmarshal(rec.Body.Bytes(), &index); err != nil || rec.Code != 200 {
+		t.Fatalf("%d %v: %s", rec.Code, err, rec.Body)
+	}
+	want := []string{
+		"GET /api/v1/apis", "GET /api/v1/apis/{id}", "GET /api/v1/config", "GET /api/v1/events", "GET /api/v1/explain", "GET /api/v1/state", "GET /health/live",
+		"GET /health/ready", "GET /metrics", "POST /api/v1/resync", "POST /api/v1/token/verify", "PUT /api/v1/log-level",
+	}
+	if diff := cmp.Diff(want, index.Paths); diff != "" {
+		t.Error(diff)
+	}
+	if rec := do(t, h, http.MethodGet, "/console", ""); rec.Code != 404 || errorCode(t, rec) != "not_found" {
+		t.Errorf("%d: %s", rec.Code, rec.Body)
+	}
+}
+
 func TestHealthDecidesTheStatus(t *testing.T) {
 	at := time.Date(2026, 5, 4, 3, 2, 1, 5e6, time.FixedZone("", 7200))
 	s := New(Options{Ready: func() Health {
