@@ -272,7 +272,11 @@ func (f *verifyFlags) verifyHere(ctx context.Context, _ io.Writer, token string)
 	found := r.Verify(ctx, token, registry.VerifyOptions{})
 	if found.Failed == keymanager.CheckUnverified {
 		if states := r.State().Managers; len(states) == 1 && states[0].LastError != "" {
-			return nil, fmt.Errorf("the keys are not available: %s", states[0].LastError)
+			hint := ""
+			if strings.Contains(states[0].LastError, "unknown authority") {
+				hint = "; name the authority of that server with --ca-file"
+			}
+			return nil, fmt.Errorf("the keys are not available: %s%s", states[0].LastError, hint)
 		}
 	}
 	v := &verdictOnToken{Valid: found.Valid, Failed: found.Failed, Detail: found.Detail, Issuer: found.Issuer, Claims: found.Claims}

@@ -218,6 +218,12 @@ func TestTokenVerifyNamesTheCheck(t *testing.T) {
 			})
 		}
 	}
+	t.Run("the whole line of a header", func(t *testing.T) {
+		status, stdout, stderr := runWith(t, "authorization:  Bearer "+whole+"\r\n", "token", "verify", "--jwks", jwksFile, "-")
+		if status != 0 || !strings.HasPrefix(stdout, "good") {
+			t.Errorf("status %d: %s%s", status, stdout, stderr)
+		}
+	})
 	t.Run("jwks/unknown kid", func(t *testing.T) {
 		status, stdout, _ := runWith(t, mint("kid=k9"), "token", "verify", "--jwks", jwksFile, "-")
 		if status != 1 || !strings.HasPrefix(stdout, `refused at the check "key": the issuer has no key of the ID (kid) that the token names`) {
