@@ -160,23 +160,36 @@ func (a *Agent) syncDomains() sync.Domains {
 	return domains
 }
 
-// recheckAfter has the streams under way asked about again after each change that may end one: a revocation, a deny policy,
-// a subscription or a key manager.
+// recheckAfter has the streams under way asked about again after each change that may end one.
 func (a *Agent) recheckAfter(d *sync.Domains) {
-	recheck := func() {
+	recheckAfter(d, func() {
 		if a.proxy != nil {
 			a.proxy.Recheck()
 		}
-	}
+	})
+}
+
+// recheckAfter calls recheck after each change of what a caller is admitted by: a revocation, a deny policy, a key manager, an
+// opaque API key, and the rows that lead to a subscription. A row that is new ends nothing, but one that is changed may.
+func recheckAfter(d *sync.Domains, recheck func()) {
 	revoke, merge := d.Revoke, d.MergeRevocations
 	d.Revoke = func(r keymanager.Revocation) { revoke(r); recheck() }
 	d.MergeRevocations = func(list []keymanager.Revocation) { merge(list); recheck() }
 	d.Deny = rechecked(d.Deny, recheck)
 	d.KeyManagers = rechecked(d.KeyManagers, recheck)
-	put, remove, replace := d.Subscriptions.Put, d.Subscriptions.Delete, d.Subscriptions.ReplaceAll
-	d.Subscriptions.Put = func(s subscription.Subscription) *subscription.Subscription { defer recheck(); return put(s) }
-	d.Subscriptions.Delete = func(key int64) *subscription.Subscription { defer recheck(); return remove(key) }
-	d.Subscriptions.ReplaceAll = func(list []subscription.Subscription) { replace(list); recheck() }
+	d.Subscriptions = recheckedTable(d.Subscriptions, recheck)
+	d.Applications = recheckedTable(d.Applications, recheck)
+	d.KeyMappings = recheckedTable(d.KeyMappings, recheck)
+	d.APIKeys = recheckedTable(d.APIKeys, recheck)
+}
+
+// recheckedTable is a table that calls recheck after each change.
+func recheckedTable[K comparable, R any](t sync.Table[K, R], recheck func()) sync.Table[K, R] {
+	put, remove, replace := t.Put, t.Delete, t.ReplaceAll
+	t.Put = func(r R) *R { defer recheck(); return put(r) }
+	t.Delete = func(k K) *R { defer recheck(); return remove(k) }
+	t.ReplaceAll = func(list []R) { replace(list); recheck() }
+	return t
 }
 
 // rechecked is a sink that calls recheck after each change.

@@ -2,8 +2,11 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"gatehouse/keymanager"
+	"gatehouse/proxy/fault"
 	"gatehouse/proxy/pipeline"
 	"gatehouse/proxy/upstream"
 )
@@ -132,9 +136,18 @@ func (p *Proxy) recheckAll(ctx context.Context) {
 }
 
 // refusedNow says why an exchange that was admitted would be refused now, nil when it would not.
-func (p *Proxy) refusedNow(st *stream) *pipeline.Refusal {
+func (p *Proxy) refusedNow(st *stream) (refusal *pipeline.Refusal) {
 	x := p.streams.exchanges.Get().(*pipeline.Exchange)
 	defer func() {
+		if v := recover(); v != nil {
+			// A fault of the gateway refuses a request, and ends an exchange; out here it would end the gateway.
+			p.metrics.panics.Inc()
+			p.opts.Log.Error().Str("detail", fmt.Sprint(v)).Bytes("stack", debug.Stack()).Msg("a question about a request under way ended in a fault of the gateway")
+			f := fault.Of(fault.General)
+			f.Status, f.RetryAfter = http.StatusInternalServerError, 0
+			refusal = &f
+			return
+		}
 		x.Reset()
 		p.streams.exchanges.Put(x)
 	}()

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"gatehouse/keymanager"
 	"gatehouse/proxy/definition"
 	"gatehouse/proxy/stage"
@@ -388,4 +390,45 @@ func BenchmarkStream(b *testing.B) {
 		p.closed(s)
 		s.stream = stream{}
 	}
+}
+
+// broken panics when it is asked about a stream.
+type broken struct {
+	*revocable
+	fault atomic.Bool
+}
+
+func (b *broken) Authenticate(ctx context.Context, c keymanager.Credential) (*keymanager.Token, bool, error) {
+	if b.fault.Load() {
+		panic("a fault")
+	}
+	return b.revocable.Authenticate(ctx, c)
+}
+
+// TestFaultWhileAskingAgain: whoever cannot be judged is not served, and the gateway goes on.
+func TestFaultWhileAskingAgain(t *testing.T) {
+	b := &broken{revocable: &revocable{}}
+	d := b.stages()
+	d.Authenticator = b
+	g := start(t, Options{Domains: d}, streaming(slowBackend(t)))
+	res, err := g.client.Do(request(t, g, "GET", "/a/1/events", "good", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	eventually(t, func() bool { return g.streams.open() == 1 }, func() string { return "no stream" })
+	b.fault.Store(true)
+	g.Recheck()
+	if _, err := io.Copy(io.Discard, res.Body); err == nil {
+		t.Error("the answer seems whole")
+	}
+	if n := testutil.ToFloat64(g.metrics.panics); n != 1 {
+		t.Errorf("%v faults counted", n)
+	}
+	b.fault.Store(false)
+	again, err := g.client.Do(request(t, g, "GET", "/a/1/events", "good", nil))
+	if err != nil || again.StatusCode != 200 {
+		t.Fatalf("after the fault: %v %v", again, err)
+	}
+	again.Body.Close()
 }
