@@ -52,8 +52,10 @@ func Example_refused() {
 
 // A policy that is taken runs: whatever the events hold, nothing panics, and every row has a value of each column.
 func FuzzRun(f *testing.F) {
-	for _, v := range vectors(&testing.T{}) {
-		f.Add(v.Query, "bob", `{"ip":3232235777,"a":null}`)
+	for i, v := range vectors(&testing.T{}) {
+		if i < 20 || i%5 == 0 { // the recorded ones are many and alike
+			f.Add(v.Query, "bob", `{"ip":3232235777,"a":null}`)
+		}
 	}
 	f.Fuzz(func(t *testing.T, text, user, properties string) {
 		for _, profile := range []siddhi.Profile{siddhi.Reset, siddhi.Classic} {
