@@ -51,12 +51,17 @@ func (p *Proxy) handedOn(h http.Header) (c pipeline.Certificate, found bool, err
 }
 
 // ClientCertificate implements pipeline.CertificateSource: the certificate that a trusted proxy has handed on, else that of
-// the handshake.
+// the handshake, unless that was with a proxy: a trusted peer that names no client is a client itself.
 func (s *state) ClientCertificate() (pipeline.Certificate, error) {
 	if s.trusted {
 		// The handshake was with the proxy, whose certificate is not the client's.
-		if c, found, err := s.proxy.handedOn(s.in.Header); found {
+		c, found, err := s.proxy.handedOn(s.in.Header)
+		if found {
 			return c, err
+		}
+		// Nor does it stand in for a client that has shown none, whom the proxy speaks for.
+		if h := s.in.Header; len(h["X-Forwarded-For"])+len(h["Forwarded"]) > 0 {
+			return pipeline.Certificate{}, nil
 		}
 	}
 	var c pipeline.Certificate
