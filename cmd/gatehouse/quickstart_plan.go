@@ -190,7 +190,7 @@ func (r quickstartResult) answer() string {
 
 func quickstartAnswer(status, code int) string {
 	if status < 100 {
-		return fmt.Sprintf("exit status %d", status)
+		return fmt.Sprintf("exit %d", status)
 	}
 	if code == 0 {
 		return strconv.Itoa(status)
