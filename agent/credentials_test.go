@@ -207,7 +207,8 @@ trusted_proxies = ["127.0.0.1"]
 		{"wrong password", anonymous, "/user", []string{"Authorization", basic("alice", "sesame")}, 401},
 		{"certificate of the handshake", known, "/cert", nil, 200},
 		{"certificate that a trusted proxy hands on", anonymous, "/cert", []string{"X-WSO2-CLIENT-CERTIFICATE", handed}, 200},
-		{"certificate as Envoy hands it on", anonymous, "/cert", []string{"X-Forwarded-Client-Cert", `Hash=1;Cert="` + handed + `"`}, 200},
+		{"certificate in the form of Envoy", anonymous, "/cert", []string{"X-WSO2-CLIENT-CERTIFICATE", `Hash=1;Cert="` + handed + `"`}, 200},
+		{"certificate in a field that the proxy does not write", anonymous, "/cert", []string{"X-Forwarded-Client-Cert", `Hash=1;Cert="` + handed + `"`}, 401},
 		{"another certificate", unknown, "/cert", nil, 401},
 		{"no certificate", anonymous, "/cert", nil, 401},
 	} {

@@ -9,7 +9,8 @@ import (
 	"gatehouse/proxy/pipeline"
 )
 
-// forwardedCertificate is the field in which Envoy hands on the certificate of the client.
+// forwardedCertificate is the field in which Envoy hands on the certificate of the client: like the configured one, it comes
+// from trusted proxies alone, and reaches no backend of a secured resource.
 const forwardedCertificate = "X-Forwarded-Client-Cert"
 
 // asksForCertificates says whether TLS handshakes ask for the client's certificate.
@@ -29,25 +30,23 @@ func (p *Proxy) withoutCertificates(h http.Header) {
 	}
 }
 
-// handedOn reads the certificate that a trusted proxy has handed on. found is false when it has handed on none. Where both
-// fields are there, the configured one counts.
+// handedOn reads the certificate that a trusted proxy has handed on. found is false when it has handed on none. The
+// configured field alone is read: a proxy takes care of the one that it writes, and hands on any other as its client sent it.
 func (p *Proxy) handedOn(h http.Header) (c pipeline.Certificate, found bool, err error) {
 	if p.opts.ParseCertificateHeader == nil {
 		return c, false, nil
 	}
-	for _, name := range p.certificateHeaders {
-		lines := h[name]
-		switch {
-		case len(lines) == 0 || len(lines) == 1 && lines[0] == "":
-			continue
-		case len(lines) > 1:
-			return c, true, errors.New("the field " + name + " is there more than once")
-		}
-		c.Leaf, c.Chain, err = p.opts.ParseCertificateHeader(lines[0])
-		c.FromHeader = true
-		return c, true, err
+	name := p.opts.CertificateHeader
+	lines := h[name]
+	switch {
+	case len(lines) == 0 || len(lines) == 1 && lines[0] == "":
+		return c, false, nil
+	case len(lines) > 1:
+		return c, true, errors.New("the field " + name + " is there more than once")
 	}
-	return c, false, nil
+	c.Leaf, c.Chain, err = p.opts.ParseCertificateHeader(lines[0])
+	c.FromHeader = true
+	return c, true, err
 }
 
 // ClientCertificate implements pipeline.CertificateSource: the certificate that a trusted proxy has handed on, else that of

@@ -292,6 +292,7 @@ func TestMutualTLS(t *testing.T) {
 		name      string
 		asks      []alternative
 		trusted   bool
+		reads     string // the field that is read; "": the usual one
 		handshake *tls.Certificate
 		header    []string
 		status    int
@@ -305,7 +306,10 @@ func TestMutualTLS(t *testing.T) {
 		{name: "mandatory, a header of anybody and a stranger's handshake", asks: mandatory, handshake: &stranger, header: []string{ours + inHeader}, status: 401, body: "not admitted"},
 		{name: "mandatory, handshake and a stranger's header of anybody", asks: mandatory, handshake: &admitted, header: []string{ours + strangerInHeader}, status: 200},
 		{name: "mandatory, a header of a trusted proxy", asks: mandatory, trusted: true, header: []string{ours + inHeader}, status: 200},
-		{name: "mandatory, Envoy's header of a trusted proxy", asks: mandatory, trusted: true, header: []string{envoys + inHeader}, status: 200},
+		{name: "mandatory, Envoy's header of a trusted proxy", asks: mandatory, trusted: true, reads: "X-Forwarded-Client-Cert", header: []string{envoys + inHeader}, status: 200},
+		{name: "mandatory, Envoy's header through a trusted proxy that writes the other", asks: mandatory, trusted: true, header: []string{envoys + inHeader}, status: 401, body: "a client certificate is needed"},
+		{name: "mandatory, the usual header through a trusted proxy that writes Envoy's", asks: mandatory, trusted: true, reads: "X-Forwarded-Client-Cert", header: []string{ours + inHeader}, status: 401, body: "a client certificate is needed"},
+		{name: "mandatory, the usual header through Envoy with a stranger's", asks: mandatory, trusted: true, reads: "x-forwarded-client-cert", header: []string{ours + inHeader, envoys + strangerInHeader}, status: 401, body: "not admitted"},
 		{name: "mandatory, a stranger's header of a trusted proxy", asks: mandatory, trusted: true, header: []string{ours + strangerInHeader}, status: 401, body: "not admitted"},
 		{name: "mandatory, a trusted proxy with a certificate of its own", asks: mandatory, trusted: true, handshake: &stranger, header: []string{ours + inHeader}, status: 200},
 		{name: "mandatory, the certificate of the proxy does not stand in for the client's", asks: mandatory, trusted: true, handshake: &admitted, header: []string{ours + strangerInHeader}, status: 401, body: "not admitted"},
@@ -335,7 +339,7 @@ func TestMutualTLS(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			sum := sha256.Sum256(admitted.Certificate[0])
 			d := &callers{certificate: admitted.Certificate[0], bound: base64.RawURLEncoding.EncodeToString(sum[:])}
-			o := Options{HTTPS: "127.0.0.1:0", CertFile: serverCert, KeyFile: serverKey, Domains: d.stages(), ParseCertificateHeader: parseDER}
+			o := Options{HTTPS: "127.0.0.1:0", CertFile: serverCert, KeyFile: serverKey, Domains: d.stages(), ParseCertificateHeader: parseDER, CertificateHeader: c.reads}
 			if c.trusted {
 				o.TrustedProxies = []string{"127.0.0.1"}
 			}

@@ -31,7 +31,8 @@ type Options struct {
 	// to a certificate. Clients without one are served all the same; who may do what with his is for the domains to say.
 	RequestClientCertificates bool
 	// CertificateHeader is the field in which a trusted proxy hands on the certificate of the client,
-	// "X-WSO2-CLIENT-CERTIFICATE" by default; "X-Forwarded-Client-Cert" is read too. From anybody else both are removed.
+	// "X-WSO2-CLIENT-CERTIFICATE" by default; no other is read. From anybody else it is removed, and Envoy's
+	// "X-Forwarded-Client-Cert" with it.
 	CertificateHeader string
 	// ParseCertificateHeader reads such a field: the certificate of the client and those after it, in DER. nil: none is read.
 	ParseCertificateHeader func(value string) (leaf []byte, chain [][]byte, err error)

@@ -22,7 +22,7 @@ type Proxy struct {
 	opts    Options
 	dialect fault.Dialect
 	trusted []netip.Prefix
-	// certificateHeaders are the fields in which trusted proxies hand on certificates.
+	// certificateHeaders are the fields in which proxies hand on certificates: the one that is read, and Envoy's.
 	certificateHeaders [2]string
 	cors               *cors
 	upstreams          *upstream.Pool
