@@ -47,6 +47,32 @@ func dropForged(h http.Header, names []string) {
 	}
 }
 
+// dropLookalikes takes the fields out that a lenient backend may take for one of names, which stay themselves.
+func dropLookalikes(h http.Header, names []string) {
+	for k := range h {
+		if plain(k) {
+			continue
+		}
+		for _, n := range names {
+			if len(k) == len(n) && k != n && looksLike(k, n) {
+				delete(h, k)
+				break
+			}
+		}
+	}
+}
+
+// plain says whether a name is of letters, digits and hyphens alone, as nearly every one: in its canonical form it is like no
+// other of that kind.
+func plain(name string) bool {
+	for i := 0; i < len(name); i++ {
+		if c := name[i]; c != '-' && fold(c) == '_' {
+			return false
+		}
+	}
+	return true
+}
+
 // looksLike compares two names of one length as the most lenient of backends do, which hand fields on as variables: letters
 // without their case, and all that is neither letter nor digit alike.
 func looksLike(a, b string) bool {

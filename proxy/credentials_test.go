@@ -490,3 +490,32 @@ func TestExplainOfCredentials(t *testing.T) {
 		}
 	}
 }
+
+// TestLookalikesOfFieldsTheGatewayVouchesFor: backends that hand fields on as variables take X_Forwarded_For for the field of
+// the gateway, in which they read who calls. Neither header nor trailer brings them one of the client's.
+func TestLookalikesOfFieldsTheGatewayVouchesFor(t *testing.T) {
+	back := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_ = json.NewEncoder(w).Encode(map[string]any{"header": r.Header, "trailer": r.Trailer})
+	}))
+	defer back.Close()
+	for _, trusted := range []bool{false, true} {
+		o := Options{Domains: (&callers{}).stages(), ParseCertificateHeader: parseDER}
+		if trusted {
+			o.TrustedProxies = []string{"127.0.0.1"}
+		}
+		g := start(t, o, anyAPI(single(back.URL)))
+		for _, name := range []string{"X_Forwarded_For", "x_forwarded-for", "X.Forwarded.Proto", "X_FORWARDED_HOST", "X-Forwarded_Client_Cert", "X_WSO2_CLIENT_CERTIFICATE", "X_Request_Id"} {
+			fields := "POST /a/1/x HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX_Own_Field: kept\r\nX_Forwarded_Fox: kept too\r\nTransfer-Encoding: chunked\r\n"
+			for where, text := range map[string]string{
+				"header":  fields + name + ": forged\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+				"trailer": fields + "Te: trailers\r\nTrailer: " + name + "\r\n\r\n1\r\nx\r\n0\r\n" + name + ": forged\r\n\r\n",
+			} {
+				got := raw(t, g.url, text)
+				if strings.Contains(got, "forged") || !strings.Contains(got, "kept too") || !strings.Contains(got, `"kept"`) {
+					t.Errorf("%s in the %s, trusted %v: %s", name, where, trusted, got)
+				}
+			}
+		}
+	}
+}

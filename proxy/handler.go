@@ -90,8 +90,8 @@ type requestBody struct {
 	// trailer is what the client's engine fills at the end; secrets are the fields of credentials.
 	trailer http.Header
 	secrets []string
-	// forged are the fields that only the gateway may send.
-	forged []string
+	// forged are the fields that only the gateway may send, vouched those that nothing of the client's may look like.
+	forged, vouched []string
 	// over is what ended the body. The upload asks once more after the last byte: by then the backend may have answered and
 	// net/http have closed the body, and its error would end the exchange with the backend in the middle of the answer.
 	over error
@@ -127,6 +127,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	if err == io.EOF {
 		dropForged(b.trailer, b.forged)
+		dropLookalikes(b.trailer, b.vouched)
 		for k := range b.trailer {
 			if !fitsTrailer(k) || slices.Contains(b.secrets, k) {
 				delete(b.trailer, k)
@@ -559,11 +560,12 @@ func (p *Proxy) forward(s *state, w http.ResponseWriter, r *http.Request, op *op
 		dropForged(r.Header, p.opts.DropHeaders)
 		dropForged(r.Trailer, p.opts.DropHeaders)
 	}
+	dropLookalikes(r.Header, p.vouched)
 	q.Header, q.Length, q.Drop = r.Header, 0, p.opts.DropHeaders
 	q.Trailers = len(r.Header["Te"]) > 0 && hasToken(r.Header["Te"], "trailers")
 	p.forwarded(s, r)
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		s.body = &requestBody{r: r.Body, max: s.api.maxBody, trailer: r.Trailer, secrets: op.Secrets, forged: p.opts.DropHeaders}
+		s.body = &requestBody{r: r.Body, max: s.api.maxBody, trailer: r.Trailer, secrets: op.Secrets, forged: p.opts.DropHeaders, vouched: p.vouched}
 		if d, ok := w.(readDeadline); ok {
 			s.body.breaker = d
 			if p.opts.BodyIdleTimeout > 0 {

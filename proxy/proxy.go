@@ -24,11 +24,13 @@ type Proxy struct {
 	trusted []netip.Prefix
 	// certificateHeaders are the fields in which proxies hand on certificates: the one that is read, and Envoy's.
 	certificateHeaders [2]string
-	cors               *cors
-	upstreams          *upstream.Pool
-	traces             *pipeline.Traces
-	metrics            *metrics
-	log                *accesslog.Log
+	// vouched are the fields by which backends know what the gateway has seen of the client.
+	vouched   []string
+	cors      *cors
+	upstreams *upstream.Pool
+	traces    *pipeline.Traces
+	metrics   *metrics
+	log       *accesslog.Log
 
 	streams    *streams
 	generation atomic.Pointer[generation]
@@ -46,6 +48,7 @@ func New(o Options) (*Proxy, error) {
 	o.defaults()
 	p := &Proxy{opts: o, cors: compileCORS(o.CORS), traces: pipeline.NewTraces(o.TracesAdmitted, o.TracesRefused), streams: newStreams()}
 	p.certificateHeaders = [2]string{o.CertificateHeader, forwardedCertificate}
+	p.vouched = []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Request-Id", forwardedCertificate, o.CertificateHeader}
 	var err error
 	if p.dialect, err = fault.ParseDialect(o.FaultDialect); err != nil {
 		return nil, err
