@@ -261,9 +261,14 @@ func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
 	w.timer.Stop()
 	w.left -= int64(n)
-	if err != nil && errors.Is(context.Cause(w.ctx), errStalled) {
+	if err != nil {
 		// Also for io.EOF: the server may end the answer cleanly when it sees the connection being closed.
-		err = fmt.Errorf("%w (%v)", errStalled, w.idle)
+		switch cause := context.Cause(w.ctx); {
+		case errors.Is(cause, errStalled):
+			err = fmt.Errorf("%w (%v)", errStalled, w.idle)
+		case cause != nil:
+			err = cause
+		}
 	}
 	return n, err
 }
