@@ -342,7 +342,7 @@ func (s *state) requestID(r *http.Request) {
 // newID makes a request id: 128 bits of the runtime's generator, in hex.
 func newID() string {
 	var b [32]byte
-	hi, lo := rand.Uint64(), rand.Uint64() //nolint:gosec // ChaCha8 of the runtime: not guessable, and no secret
+	hi, lo := rand.Uint64(), rand.Uint64()
 	for i := range 16 {
 		b[i] = hexDigits[hi>>(60-4*i)&15]
 		b[16+i] = hexDigits[lo>>(60-4*i)&15]

@@ -69,8 +69,10 @@ func (m *misses) land(k missKey, f *flight, found bool, err error) {
 }
 
 func newMisses(limit int) *misses {
-	return &misses{until: make(map[missKey]miss), order: make([]missKey, limit), flights: make(map[missKey]*flight),
-		working: make(chan struct{}, maxFetches)}
+	return &misses{
+		until: make(map[missKey]miss), order: make([]missKey, limit), flights: make(map[missKey]*flight),
+		working: make(chan struct{}, maxFetches),
+	}
 }
 
 func (m *misses) add(k missKey, v miss) {

@@ -556,8 +556,10 @@ type rig struct {
 func newRig(t testing.TB, m *manager, change func(*Options)) *rig {
 	t.Helper()
 	r := &rig{m: m, w: newWorld(), wire: newWire(), source: newFakeSource(), done: make(chan error, 1)}
-	opt := Options{Logger: zerolog.Nop(), Domains: r.w.domains(), Lists: m.lists(), Decode: r.wire.decode,
-		Sources: []Source{{Source: r.source}}, ResyncInterval: 10 * time.Hour}
+	opt := Options{
+		Logger: zerolog.Nop(), Domains: r.w.domains(), Lists: m.lists(), Decode: r.wire.decode,
+		Sources: []Source{{Source: r.source}}, ResyncInterval: 10 * time.Hour,
+	}
 	if change != nil {
 		change(&opt)
 	}

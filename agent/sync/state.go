@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"maps"
 	"time"
 
 	"gatehouse/agent/eventsource"
@@ -127,9 +128,7 @@ func (e *Engine) State() State {
 		st.Lists.Failures += ks.Failures
 		st.Lists.ByKind[k.name] = ks
 	}
-	for uuid, why := range *e.refused.Load() {
-		st.Refused[uuid] = why
-	}
+	maps.Copy(st.Refused, *e.refused.Load())
 	for r := range e.artifacts.table.All() {
 		if why := r.faults(); why != "" {
 			st.Refused[r.UUID] = why

@@ -169,7 +169,7 @@ func (s *Source) Start() {
 				return
 			}
 			// A tenth of jitter keeps gateways that started together from asking together.
-			t := time.NewTimer(wait - time.Duration(rand.Int64N(int64(wait)/10+1))) //nolint:gosec // jitter, no secret
+			t := time.NewTimer(wait - time.Duration(rand.Int64N(int64(wait)/10+1)))
 			select {
 			case <-s.ctx.Done():
 				t.Stop()
@@ -378,8 +378,7 @@ func (s *Source) get() (set *Set, age time.Duration, skipped []string, err error
 	req.Header.Set("Accept", "application/json, application/jwk-set+json")
 	resp, err := s.client.Do(req)
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
+		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err // its URL is the last of the redirects, which may hold a password
 		}
 		return nil, 0, nil, fmt.Errorf("GET %s: %w", s.shown, err)

@@ -31,10 +31,10 @@ const (
 )
 
 const (
-	invalidCredentials = "Invalid Credentials" //nolint:gosec // a message, no credential
+	invalidCredentials = "Invalid Credentials"
 	throttledOut       = "Message throttled out"
 	quota              = "You have exceeded your quota"
-	correctToken       = "Invalid Credentials. Make sure you have given the correct access token" //nolint:gosec // a message, no credential
+	correctToken       = "Invalid Credentials. Make sure you have given the correct access token"
 )
 
 // Of returns the refusal of a code with its usual status, message and description. It panics on nothing: a code that is

@@ -30,36 +30,60 @@ func TestWhatAKindIsCountedUnder(t *testing.T) {
 		code             int
 	}{
 		{name: "a user", ask: "basic_auth", bring: "basic good", want: counted{"alice@carbon.super", "anonymous", "anonymous", "", "", "Unlimited", "Default", "PRODUCTION"}},
-		{name: "a user with a plan", ask: "basic_auth", bring: "basic good", token: keymanager.Token{Tier: "Gold"},
-			want: counted{"alice@carbon.super", "anonymous", "anonymous", "", "", "Unlimited", "Gold", "PRODUCTION"}},
-		{name: "a certificate", ask: "mutualssl", bring: "cert good", token: keymanager.Token{ID: "thumb", Subject: "CN=a", Tier: "Gold"},
-			want: counted{"Unknown@carbon.super", "thumb", "CN=a", "", "", "Unlimited", "Gold", "PRODUCTION"}},
-		{name: "a certificate without a plan", ask: "mutualssl", bring: "cert good", token: keymanager.Token{ID: "thumb"},
-			want: counted{"Unknown@carbon.super", "thumb", "", "", "", "Unlimited", "", "PRODUCTION"}},
-		{name: "a token with a certificate", ask: "mutualssl+oauth2", bring: "cert good, bearer good", token: keymanager.Token{User: "bob", Tier: "Gold", ConsumerKey: "ck"}, facts: row(subscription.Unblocked),
-			want: counted{"bob@carbon.super", "7", "App", "alice", "carbon.super", "50PerMin", "Gold", "PRODUCTION"}},
-		{name: "a key of the console", ask: "oauth2", bring: "console good", token: keymanager.Token{User: "bob", Application: &keymanager.EmbeddedApplication{KeyType: "PRODUCTION"}},
-			want: counted{"bob@carbon.super", "0", "", "", "carbon.super", "", "", "PRODUCTION"}},
-		{name: "an API key of a known application", ask: "api_key", bring: "key good", facts: row(subscription.Unblocked),
+		{
+			name: "a user with a plan", ask: "basic_auth", bring: "basic good", token: keymanager.Token{Tier: "Gold"},
+			want: counted{"alice@carbon.super", "anonymous", "anonymous", "", "", "Unlimited", "Gold", "PRODUCTION"},
+		},
+		{
+			name: "a certificate", ask: "mutualssl", bring: "cert good", token: keymanager.Token{ID: "thumb", Subject: "CN=a", Tier: "Gold"},
+			want: counted{"Unknown@carbon.super", "thumb", "CN=a", "", "", "Unlimited", "Gold", "PRODUCTION"},
+		},
+		{
+			name: "a certificate without a plan", ask: "mutualssl", bring: "cert good", token: keymanager.Token{ID: "thumb"},
+			want: counted{"Unknown@carbon.super", "thumb", "", "", "", "Unlimited", "", "PRODUCTION"},
+		},
+		{
+			name: "a token with a certificate", ask: "mutualssl+oauth2", bring: "cert good, bearer good", token: keymanager.Token{User: "bob", Tier: "Gold", ConsumerKey: "ck"}, facts: row(subscription.Unblocked),
+			want: counted{"bob@carbon.super", "7", "App", "alice", "carbon.super", "50PerMin", "Gold", "PRODUCTION"},
+		},
+		{
+			name: "a key of the console", ask: "oauth2", bring: "console good", token: keymanager.Token{User: "bob", Application: &keymanager.EmbeddedApplication{KeyType: "PRODUCTION"}},
+			want: counted{"bob@carbon.super", "0", "", "", "carbon.super", "", "", "PRODUCTION"},
+		},
+		{
+			name: "an API key of a known application", ask: "api_key", bring: "key good", facts: row(subscription.Unblocked),
 			token: keymanager.Token{User: "bob", Application: &keymanager.EmbeddedApplication{ID: 7, Tier: "Old"}},
-			want:  counted{"bob@carbon.super", "7", "App", "alice", "carbon.super", "50PerMin", "Gold", "PRODUCTION"}},
-		{name: "an API key whose claims say otherwise than the rows", ask: "api_key", bring: "key good", facts: row(subscription.Blocked),
-			token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1", Tier: "Silver"}}}, code: 900907},
-		{name: "an API key of a known application without subscription", ask: "api_key", bring: "key good",
-			facts: subscription.Facts{API: &subscription.API{}, Application: &subscription.Application{ID: 7}}, token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}}, code: 900908},
-		{name: "an API key for an API that is not known", ask: "api_key", bring: "key good",
-			facts: subscription.Facts{Application: &subscription.Application{ID: 7}}, token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}}, code: 900908},
-		{name: "an API key of an unknown application that names the API", ask: "api_key", bring: "query good",
+			want:  counted{"bob@carbon.super", "7", "App", "alice", "carbon.super", "50PerMin", "Gold", "PRODUCTION"},
+		},
+		{
+			name: "an API key whose claims say otherwise than the rows", ask: "api_key", bring: "key good", facts: row(subscription.Blocked),
+			token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1", Tier: "Silver"}}}, code: 900907,
+		},
+		{
+			name: "an API key of a known application without subscription", ask: "api_key", bring: "key good",
+			facts: subscription.Facts{API: &subscription.API{}, Application: &subscription.Application{ID: 7}}, token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}}, code: 900908,
+		},
+		{
+			name: "an API key for an API that is not known", ask: "api_key", bring: "key good",
+			facts: subscription.Facts{Application: &subscription.Application{ID: 7}}, token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}}, code: 900908,
+		},
+		{
+			name: "an API key of an unknown application that names the API", ask: "api_key", bring: "query good",
 			token: keymanager.Token{User: "bob", Application: application, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1", Tier: "Silver", SubscriberTenant: "example.org"}}},
-			want:  counted{"bob@carbon.super", "3", "Embedded", "carol", "example.org", "10PerMin", "Silver", "PRODUCTION"}},
-		{name: "an API key of an unknown application for another API", ask: "api_key", bring: "query good",
-			token: keymanager.Token{Application: application, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "2"}}}, code: 900908},
+			want:  counted{"bob@carbon.super", "3", "Embedded", "carol", "example.org", "10PerMin", "Silver", "PRODUCTION"},
+		},
+		{
+			name: "an API key of an unknown application for another API", ask: "api_key", bring: "query good",
+			token: keymanager.Token{Application: application, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "2"}}}, code: 900908,
+		},
 		{name: "an API key that names no subscriptions", ask: "api_key", bring: "query good", token: keymanager.Token{Application: application}, code: 900908},
 		{name: "an API key that names no application", ask: "api_key", bring: "query good", code: 900908},
 		{name: "on hold", ask: "api_key", bring: "key good", facts: row(subscription.OnHold), token: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}}, code: 900909},
-		{name: "production blocked, sandbox key", ask: "api_key", bring: "key good", facts: row(subscription.ProdOnlyBlocked),
+		{
+			name: "production blocked, sandbox key", ask: "api_key", bring: "key good", facts: row(subscription.ProdOnlyBlocked),
 			token: keymanager.Token{User: "bob", Application: &keymanager.EmbeddedApplication{ID: 7, KeyType: "SANDBOX"}},
-			want:  counted{"bob@carbon.super", "7", "App", "alice", "carbon.super", "50PerMin", "Gold", "SANDBOX"}},
+			want:  counted{"bob@carbon.super", "7", "App", "alice", "carbon.super", "50PerMin", "Gold", "SANDBOX"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i := &issuers{token: c.token}
@@ -339,8 +363,11 @@ func (f fixed) AuthenticateKey(context.Context, keymanager.KeyOffer) (*keymanage
 func BenchmarkAuthenticate(b *testing.B) {
 	token := &keymanager.Token{Kind: keymanager.KindAPIKey, User: "bob@carbon.super", Unsubscribed: true, KeyManager: "KM"}
 	for _, c := range []struct{ name, ask, bring string }{
-		{"token", "oauth2", "bearer good"}, {"token_or_key/token", "oauth2 | api_key", "bearer good"}, {"token_or_key/key", "oauth2 | api_key", "key good"},
-		{"token_or_key/query", "oauth2 | api_key", "query good"}, {"token_and_key", "oauth2+api_key", "bearer good, key good"},
+		{"token", "oauth2", "bearer good"},
+		{"token_or_key/token", "oauth2 | api_key", "bearer good"},
+		{"token_or_key/key", "oauth2 | api_key", "key good"},
+		{"token_or_key/query", "oauth2 | api_key", "query good"},
+		{"token_and_key", "oauth2+api_key", "bearer good, key good"},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			d := &Domains{APIKeys: fixed{token}}
@@ -425,11 +452,15 @@ func TestKeyBesideAToken(t *testing.T) {
 		{name: "both bought", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 7}}},
 		{name: "a key of an application without subscription", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9}}, code: 900908, reason: "API key"},
 		{name: "a key of no application", code: 900908, reason: "API key"},
-		{name: "a key that names another API", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9}, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Pets", Version: "1"}}},
-			code: 900908, reason: "API key"},
+		{
+			name: "a key that names another API", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9}, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Pets", Version: "1"}}},
+			code: 900908, reason: "API key",
+		},
 		{name: "a key that names the API", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9}, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1"}}}},
-		{name: "a key for the API of that name of another tenant", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9},
-			Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1", Context: "/t/other.example/shop/1"}}}, code: 900908, reason: "API key"},
+		{name: "a key for the API of that name of another tenant", key: keymanager.Token{
+			Application: &keymanager.EmbeddedApplication{ID: 9},
+			Subscribed:  []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "1", Context: "/t/other.example/shop/1"}},
+		}, code: 900908, reason: "API key"},
 		{name: "a key for every version", key: keymanager.Token{Application: &keymanager.EmbeddedApplication{ID: 9}, Subscribed: []keymanager.EmbeddedSubscription{{Name: "Shop", Version: "*"}}}},
 		{name: "subscriptions are not asked for", skip: true},
 		{name: "the console stands in for both", bring: "console good"},

@@ -84,7 +84,8 @@ func (s *subscribe) mayFetch(v subscription.Verdict) bool {
 // fetch asks for what is missing, and looks again. Each answer may lead to the next row that is missing: mapping, application,
 // API, subscription.
 func (s *subscribe) fetch(x *pipeline.Exchange, v subscription.Verdict, look func() (subscription.Facts, subscription.Verdict),
-	ask func(context.Context, subscription.Reason) (bool, error)) (subscription.Facts, subscription.Verdict, error) {
+	ask func(context.Context, subscription.Reason) (bool, error),
+) (subscription.Facts, subscription.Verdict, error) {
 	ctx, cancel := context.WithTimeout(x.Context, s.wait)
 	defer cancel()
 	for range 4 {

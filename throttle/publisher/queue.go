@@ -54,7 +54,7 @@ func newQueue(events, bytes int, pool *sync.Pool) *queue {
 func (q *queue) push(event []byte) (dropped int) {
 	s := &q.shards[0]
 	if len(q.shards) > 1 {
-		s = &q.shards[rand.Uint32()&uint32(len(q.shards)-1)] //nolint:gosec // spreads load, guards nothing
+		s = &q.shards[rand.Uint32()&uint32(len(q.shards)-1)]
 	}
 	s.mu.Lock()
 	for s.events > 0 && (s.events >= q.maxEvents || s.bytes+len(event) > q.maxBytes) {

@@ -2,6 +2,7 @@ package siddhi
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"gatehouse/throttle/siddhi/aggregate"
@@ -170,8 +171,10 @@ func (p *Plan) result(tree *ast.Plan) error {
 	}
 	return p.add(&ast.Query{
 		Source: ast.Name{Text: ResultStream},
-		Handlers: []ast.Handler{&ast.Processor{Namespace: "throttler", Name: "emitOnStateChange",
-			Args: []ast.Expr{&ast.Ref{Name: "throttleKey"}, &ast.Ref{Name: "isThrottled"}}}},
+		Handlers: []ast.Handler{&ast.Processor{
+			Namespace: "throttler", Name: "emitOnStateChange",
+			Args: []ast.Expr{&ast.Ref{Name: "throttleKey"}, &ast.Ref{Name: "isThrottled"}},
+		}},
 		Target: ast.Name{Text: GlobalThrottleStream},
 	})
 }
@@ -276,7 +279,8 @@ func (q *query) timed(kind stepKind, at ast.Pos, name string, args []ast.Expr, l
 	}
 	if len(numbers) < least || len(numbers) > most {
 		return refuse(refusal.WindowArgument, at, "%s takes %s, found %d arguments", name, map[stepKind]string{
-			slidingStep: "a length", batchStep: "a length and a start", throttleStep: "a length and a start", lengthStep: "a length, a start and a limit"}[kind], len(numbers))
+			slidingStep: "a length", batchStep: "a length and a start", throttleStep: "a length and a start", lengthStep: "a length, a start and a limit",
+		}[kind], len(numbers))
 	}
 	s := stepPlan{kind: kind, length: numbers[0]}
 	if s.length <= 0 || s.length > maxWindow.Milliseconds() {
@@ -300,7 +304,7 @@ func (q *query) timed(kind stepKind, at ast.Pos, name string, args []ast.Expr, l
 		added = nil
 	}
 	for _, c := range added {
-		q.columns = append(q.columns[:len(q.columns):len(q.columns)], c)
+		q.columns = append(slices.Clip(q.columns), c)
 		if name, twice := duplicate(q.columns); twice {
 			return refuse(refusal.Type, at, "%s adds an attribute '%s', which stream '%s' has already", h(kind), name, tree.Source.Text)
 		}

@@ -107,8 +107,10 @@ func orDefault[T int | time.Duration](n, def T) T {
 
 // NewRuntime makes a runtime without any state. It starts no goroutine and needs no closing.
 func NewRuntime(p *Plan, o RuntimeOptions) *Runtime {
-	r := &Runtime{plan: p, taps: make([]func(int64, []Value), len(p.streams)), decide: o.Decide, global: -1,
-		maxEvents: orDefault(o.MaxEvents, DefaultMaxEvents), forgetAfter: orDefault(o.ForgetAfter, DefaultForgetAfter).Milliseconds()}
+	r := &Runtime{
+		plan: p, taps: make([]func(int64, []Value), len(p.streams)), decide: o.Decide, global: -1,
+		maxEvents: orDefault(o.MaxEvents, DefaultMaxEvents), forgetAfter: orDefault(o.ForgetAfter, DefaultForgetAfter).Milliseconds(),
+	}
 	if id, ok := p.names[GlobalThrottleStream]; ok {
 		r.global = id
 	}

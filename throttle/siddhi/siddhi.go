@@ -74,8 +74,10 @@ type Options struct {
 // a string and holds a map.
 func Requests() *ast.Stream {
 	s := &ast.Stream{Name: RequestStream}
-	for _, name := range []string{"messageID", "appKey", "appTier", "apiKey", "apiTier", "subscriptionKey", "subscriptionTier", "resourceKey",
-		"resourceTier", "userId", "apiContext", "apiVersion", "appTenant", "apiTenant", "appId", "apiName", "propertiesMap"} {
+	for _, name := range []string{
+		"messageID", "appKey", "appTier", "apiKey", "apiTier", "subscriptionKey", "subscriptionTier", "resourceKey",
+		"resourceTier", "userId", "apiContext", "apiVersion", "appTenant", "apiTenant", "appId", "apiName", "propertiesMap",
+	} {
 		s.Attributes = append(s.Attributes, ast.Attribute{Name: name, Type: ast.String})
 	}
 	return s

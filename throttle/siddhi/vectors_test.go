@@ -167,12 +167,8 @@ func play(t *testing.T, v vector, profile siddhi.Profile) (rows []played, stats 
 	in, _ := p.Stream(siddhi.RequestStream)
 	for i, e := range v.Events {
 		attributes := map[string]*string{}
-		for k, text := range v.BaseEvent {
-			attributes[k] = text
-		}
-		for k, text := range e.Set {
-			attributes[k] = text
-		}
+		maps.Copy(attributes, v.BaseEvent)
+		maps.Copy(attributes, e.Set)
 		at := e.At
 		if e.EventTimeStamp != nil {
 			at = *e.EventTimeStamp

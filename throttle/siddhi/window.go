@@ -228,7 +228,7 @@ type length struct {
 	rows    []value.Value
 }
 
-func (s *length) fire(r *Runtime, _ *queryRun) []event {
+func (s *length) fire(r *Runtime, _ *queryRun) []event { //nolint:unparam // a window may give rows
 	s.skip(r.tickTo)
 	if s.passed(r.now) {
 		s.counts = emptied(s.counts, 0)
@@ -293,7 +293,7 @@ func (s *sliding) due() (int64, bool) {
 	return s.timers[0], true
 }
 
-func (s *sliding) fire(r *Runtime, q *queryRun) []event {
+func (s *sliding) fire(r *Runtime, _ *queryRun) []event {
 	s.timers = s.timers[1:]
 	s.kept.release()
 	s.out = s.out[:0]

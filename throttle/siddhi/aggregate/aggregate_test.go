@@ -12,8 +12,14 @@ import (
 
 // Values leave in the order in which they came, as from every window; what is left is aggregated as if nothing had left.
 func TestTakingOutLeavesNoTrace(t *testing.T) {
-	specs := []aggregate.Spec{{Function: expr.Count}, {Function: expr.Sum, Arg: value.Long}, {Function: expr.Avg, Arg: value.Long}, {Function: expr.Min, Arg: value.Long},
-		{Function: expr.Max, Arg: value.Long}, {Function: expr.DistinctCount, Arg: value.Long}}
+	specs := []aggregate.Spec{
+		{Function: expr.Count},
+		{Function: expr.Sum, Arg: value.Long},
+		{Function: expr.Avg, Arg: value.Long},
+		{Function: expr.Min, Arg: value.Long},
+		{Function: expr.Max, Arg: value.Long},
+		{Function: expr.DistinctCount, Arg: value.Long},
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		// Different values: see the quirk of equal ones in the tests of the engine.
 		values := rapid.SliceOfNDistinct(rapid.Int64Range(-50, 50), 1, 30, rapid.ID[int64]).Draw(t, "values")

@@ -3,6 +3,7 @@ package expr
 import (
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"math"
 	"strconv"
 	"strings"
@@ -24,9 +25,7 @@ func library() map[string]signature {
 		"throttler:bigIntcmp": bigCompare,
 	}
 	for _, part := range []map[string]signature{texts(), patterns(), numbers(), dates()} {
-		for name, sig := range part {
-			all[name] = sig
-		}
+		maps.Copy(all, part)
 	}
 	return all
 }
@@ -151,7 +150,7 @@ func parseDecimal(s string, bits int) (float64, bool) {
 	if n := len(s); n > 1 && strings.IndexByte("dDfF", s[n-1]) >= 0 && (!hex || strings.ContainsAny(s, "pP")) {
 		s = s[:n-1]
 	}
-	if strings.Contains(s, "_") || unsigned == "" || !('0' <= unsigned[0] && unsigned[0] <= '9' || unsigned[0] == '.') || hex && !strings.ContainsAny(s, "pP") {
+	if strings.Contains(s, "_") || unsigned == "" || (('0' > unsigned[0] || unsigned[0] > '9') && unsigned[0] != '.') || hex && !strings.ContainsAny(s, "pP") {
 		return 0, false
 	}
 	d, err := strconv.ParseFloat(s, bits)
@@ -271,9 +270,7 @@ func mapPut(c *call) (value.Kind, impl) {
 			return value.Value{}, false
 		}
 		m := make(map[string]value.Value, len(old)+1)
-		for k, v := range old {
-			m[k] = v
-		}
+		maps.Copy(m, old)
 		m[a[1].String()] = a[2]
 		return value.OfMap(m), true
 	}

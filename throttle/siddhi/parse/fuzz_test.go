@@ -119,8 +119,10 @@ func TestTreesMadeByHandSurvivePrinting(t *testing.T) {
 			case 2:
 				return &ast.Not{Expr: expr(depth-1).Draw(t, "not")}
 			case 3:
-				return &ast.Call{Namespace: rapid.SampledFrom([]string{"", "str"}).Draw(t, "namespace"), Name: name.Draw(t, "name"),
-					Args: rapid.SliceOfN(expr(depth-1), 0, 3).Draw(t, "args")}
+				return &ast.Call{
+					Namespace: rapid.SampledFrom([]string{"", "str"}).Draw(t, "namespace"), Name: name.Draw(t, "name"),
+					Args: rapid.SliceOfN(expr(depth-1), 0, 3).Draw(t, "args"),
+				}
 			case 4:
 				return &ast.IsNull{Expr: &ast.Ref{Stream: "s", Name: name.Draw(t, "name")}}
 			}

@@ -4,6 +4,7 @@ package parse
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,7 +25,7 @@ func Parse(src string) (*ast.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return caught(p, p.plan)
+	return caught(p.plan)
 }
 
 // Expr reads a text that is one expression.
@@ -33,7 +34,7 @@ func Expr(src string) (ast.Expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return caught(p, func() ast.Expr {
+	return caught(func() ast.Expr {
 		e := p.expr()
 		if p.peek().kind != end {
 			p.unexpected("an operator or the end")
@@ -50,7 +51,7 @@ func newParser(src string) (*parser, error) {
 }
 
 // caught turns the parser's own panic into an error; it never leaves the package.
-func caught[T any](p *parser, parse func() T) (result T, err error) {
+func caught[T any](parse func() T) (result T, err error) {
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
@@ -99,12 +100,7 @@ func (t token) is(s string) bool { return t.kind == symbol && t.text == s }
 func (t token) keyword(w string) bool { return t.kind == word && strings.EqualFold(t.text, w) }
 
 func (t token) anyKeyword(words ...string) bool {
-	for _, w := range words {
-		if t.keyword(w) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(words, t.keyword)
 }
 
 func (t token) name() bool { return t.kind == word || t.kind == quoted }
@@ -125,18 +121,18 @@ func (p *parser) acceptWord(w string) bool {
 	return false
 }
 
-func (p *parser) expect(s string) token {
+func (p *parser) expect(s string) {
 	if !p.peek().is(s) {
 		p.unexpected("'" + s + "'")
 	}
-	return p.next()
+	p.next()
 }
 
-func (p *parser) expectWord(w string) token {
+func (p *parser) expectWord(w string) {
 	if !p.peek().keyword(w) {
 		p.unexpected("'" + w + "'")
 	}
-	return p.next()
+	p.next()
 }
 
 func (p *parser) name(what string) ast.Name {

@@ -17,11 +17,24 @@ func TestTextIsThatOfJava(t *testing.T) {
 		v    value.Value
 		want string
 	}{
-		{value.Value{}, "null"}, {value.OfDouble(1), "1.0"}, {value.OfDouble(1e7), "1.0E7"}, {value.OfDouble(1e-4), "1.0E-4"}, {value.OfDouble(0.001), "0.001"},
-		{value.OfDouble(9999999.5), "9999999.5"}, {value.OfDouble(1.5e300), "1.5E300"}, {value.OfDouble(math.Copysign(0, -1)), "-0.0"}, {value.OfDouble(math.NaN()), "NaN"},
-		{value.OfDouble(math.Inf(-1)), "-Infinity"}, {value.OfFloat(0.1), "0.1"}, {value.OfFloat(3.4028235e38), "3.4028235E38"}, {value.OfLong(-5), "-5"}, {value.OfBool(true), "true"},
-		{value.OfMap(map[string]value.Value{"a": value.OfInt(1)}), "{a=1}"}, {value.OfList([]value.Value{value.Text("x"), value.JSONNull()}), `["x",null]`},
-		{value.OfBig(big.NewInt(12)), "12"}, {value.JSONNull(), "null"},
+		{value.Value{}, "null"},
+		{value.OfDouble(1), "1.0"},
+		{value.OfDouble(1e7), "1.0E7"},
+		{value.OfDouble(1e-4), "1.0E-4"},
+		{value.OfDouble(0.001), "0.001"},
+		{value.OfDouble(9999999.5), "9999999.5"},
+		{value.OfDouble(1.5e300), "1.5E300"},
+		{value.OfDouble(math.Copysign(0, -1)), "-0.0"},
+		{value.OfDouble(math.NaN()), "NaN"},
+		{value.OfDouble(math.Inf(-1)), "-Infinity"},
+		{value.OfFloat(0.1), "0.1"},
+		{value.OfFloat(3.4028235e38), "3.4028235E38"},
+		{value.OfLong(-5), "-5"},
+		{value.OfBool(true), "true"},
+		{value.OfMap(map[string]value.Value{"a": value.OfInt(1)}), "{a=1}"},
+		{value.OfList([]value.Value{value.Text("x"), value.JSONNull()}), `["x",null]`},
+		{value.OfBig(big.NewInt(12)), "12"},
+		{value.JSONNull(), "null"},
 	} {
 		if got := c.v.String(); got != c.want {
 			t.Errorf("want %s, got %s", c.want, got)
@@ -36,8 +49,11 @@ func TestNumbersAreCutAsInJava(t *testing.T) {
 		l    int64
 		text string
 	}{
-		{value.OfDouble(2.9), 2, 2, "cut"}, {value.OfDouble(-2.9), -2, -2, "cut towards zero"}, {value.OfDouble(math.NaN()), 0, 0, "not a number"},
-		{value.OfDouble(1e30), math.MaxInt32, math.MaxInt64, "the largest"}, {value.OfDouble(-1e30), math.MinInt32, math.MinInt64, "the smallest"},
+		{value.OfDouble(2.9), 2, 2, "cut"},
+		{value.OfDouble(-2.9), -2, -2, "cut towards zero"},
+		{value.OfDouble(math.NaN()), 0, 0, "not a number"},
+		{value.OfDouble(1e30), math.MaxInt32, math.MaxInt64, "the largest"},
+		{value.OfDouble(-1e30), math.MinInt32, math.MinInt64, "the smallest"},
 		{value.OfLong(3000000000), -1294967296, 3000000000, "a long wraps"},
 	} {
 		if c.v.ToInt() != c.i || c.v.ToLong() != c.l {
@@ -53,8 +69,15 @@ func TestEqualIsThatOfJava(t *testing.T) {
 	for _, x := range []struct {
 		v, w value.Value
 		want bool
-	}{{a, b, true}, {a, c, false}, {value.OfInt(1), value.OfLong(1), false}, {value.OfDouble(math.NaN()), value.OfDouble(math.NaN()), true},
-		{value.OfDouble(0), value.OfDouble(math.Copysign(0, -1)), false}, {value.Value{}, value.Value{}, true}, {value.Text("1"), value.OfInt(1), false}} {
+	}{
+		{a, b, true},
+		{a, c, false},
+		{value.OfInt(1), value.OfLong(1), false},
+		{value.OfDouble(math.NaN()), value.OfDouble(math.NaN()), true},
+		{value.OfDouble(0), value.OfDouble(math.Copysign(0, -1)), false},
+		{value.Value{}, value.Value{}, true},
+		{value.Text("1"), value.OfInt(1), false},
+	} {
 		if x.v.Equal(x.w) != x.want || x.w.Equal(x.v) != x.want {
 			t.Errorf("%v == %v: want %v", x.v, x.w, x.want)
 		}
