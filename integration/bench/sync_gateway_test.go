@@ -137,13 +137,14 @@ func (g *gateway) poll(limit time.Duration, what string, every time.Duration, ok
 	}
 }
 
-// waitFetched waits until every list has been fetched after a time.
+// waitFetched waits until every list has been fetched after a time. The gateway tells milliseconds, and a short list may be
+// there within the one in which it was asked for.
 func (g *gateway) waitFetched(after time.Time, limit time.Duration) {
 	g.t.Helper()
 	after = after.Truncate(time.Millisecond)
 	g.poll(limit, "every list has been fetched again", 50*time.Millisecond, func() bool {
 		for _, k := range g.state().lists {
-			if k.HeldBack || !k.FetchedAt.After(after) {
+			if k.HeldBack || k.FetchedAt.Before(after) {
 				return false
 			}
 		}

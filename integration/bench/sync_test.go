@@ -210,6 +210,7 @@ func benchLoad(t *testing.T, p plan, program string, rabbit *harness.Rabbit) {
 	hold(t, "process start to ready", took, p.load)
 
 	resynced := func(what string, begin func()) {
+		time.Sleep(2 * time.Millisecond) // no list of before ended in the millisecond in which this one begins
 		cpu, began := g.cpu(), time.Now()
 		begin()
 		g.waitFetched(began, 5*time.Minute)
