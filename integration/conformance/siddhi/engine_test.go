@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"gatehouse/throttle/siddhi/value"
 )
@@ -59,6 +60,8 @@ func startRealEngine(t *testing.T) *realEngine {
 	}
 	t.Cleanup(func() {
 		_ = in.Close()
+		late := time.AfterFunc(20*time.Second, func() { _ = java.Process.Kill() })
+		defer late.Stop()
 		if err := java.Wait(); err != nil {
 			t.Errorf("the real engine: %v", err)
 		}

@@ -78,6 +78,7 @@ public class Main {
             }
             out.flush();
         }
+        System.exit(0); // the engine leaves threads behind that would keep the process
     }
 
     private static String text(String base64) {
