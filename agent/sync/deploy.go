@@ -451,7 +451,7 @@ func (e *Engine) render() {
 		e.panicked(e.apis.w.name, nil, f, nil)
 		e.spawn(func(ctx context.Context) {
 			if wait(ctx, renderRetry) == nil {
-				_ = e.apis.w.do(ctx, func() {})
+				_ = e.apis.w.do(ctx, func() {}) // wakes the worker, which settles; it fails when Run ends alone
 			}
 		})
 		return

@@ -391,7 +391,7 @@ func (e *Engine) checkReady() {
 		return
 	}
 	if !e.spawn(func(ctx context.Context) {
-		_ = e.apis.w.do(ctx, func() {
+		_ = e.apis.w.do(ctx, func() { // fails when Run ends alone: render takes care of its own panics
 			e.routesDirty = true
 			e.render() // the routes stand before anyone is let in
 			close(e.ready)

@@ -135,17 +135,19 @@ type Reports struct {
 
 // FromClient returns the lists and reports of an API Manager.
 func FromClient(c *controlplane.Client) (Lists, Reports) {
-	return Lists{
+	lists := Lists{
 		APIs: c.APIs, Applications: c.Applications, KeyMappings: c.KeyMappings, Subscriptions: c.Subscriptions,
 		SubscriptionPolicies: c.SubscriptionPolicies, ApplicationPolicies: c.ApplicationPolicies, APIPolicies: c.APIPolicies,
 		Scopes: c.Scopes, KeyManagers: c.KeyManagers, KeyTemplates: c.KeyTemplates, Block: c.Block, Revoked: c.Revoked,
 		API: c.API, Application: c.Application, KeyMapping: c.KeyMapping, Subscription: c.Subscription,
 		SubscriptionPolicy: c.SubscriptionPolicy, ApplicationPolicy: c.ApplicationPolicy, APIPolicy: c.APIPolicy,
 		Artifacts: c.Artifacts,
-	}, Reports{
+	}
+	reports := Reports{
 		Register: c.Register, Heartbeat: c.Heartbeat, Acknowledge: c.Acknowledge, Undeployed: c.AcknowledgeUndeployed,
 		NotifyDeployments: c.NotifyDeploymentStatus,
 	}
+	return lists, reports
 }
 
 // Source is an event source with the topics that it is there for.
